@@ -1,0 +1,3 @@
+from llamagen_server.cli import main
+
+main()

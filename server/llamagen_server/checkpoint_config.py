@@ -1,0 +1,152 @@
+"""Tells the network of an official GPT checkpoint from the shapes of its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from llamagen_server.checkpoint_grid import Hints, find_grid
+from llamagen_server.tensor_files import Shapes
+from vllm_llamagen.config import LlamaGenConfig
+from vllm_llamagen.weights import check_shapes
+
+N_HEAD = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32, 4096: 32}
+"""Attention heads of the official sizes, by dim: B, L, XL, XXL, 1B, XXXL, 3B, 7B (``GPT_models`` in ``gpt.py``)."""
+
+TRAINING_ARGS = {
+    "initializer_range", "token_dropout_p", "attn_dropout_p", "resid_dropout_p", "ffn_dropout_p", "drop_path_rate",
+    "class_dropout_prob", "max_batch_size", "max_seq_len",
+}  # fmt: skip
+NETWORK_ARGS = {
+    "dim", "n_layer", "n_head", "n_kv_head", "multiple_of", "ffn_dim_multiplier", "rope_base", "norm_eps",
+    "num_classes", "caption_dim", "model_type", "vocab_size", "cls_token_num", "block_size",
+}  # fmt: skip
+"""Fields of the official ``ModelArgs``: those that only concern training, and those that describe the network."""
+
+MODEL_TYPES = {"class": "c2i", "text": "t2i"}
+"""By condition: the official ``model_type``."""
+
+_CLASS_TABLE = "cls_embedding.embedding_table.weight"
+_UNCOND = "cls_embedding.uncond_embedding"
+
+
+def infer_config(shapes: Shapes, hints: Hints, dtype: str) -> LlamaGenConfig:
+    """Builds the config of a checkpoint.
+
+    Args:
+        shapes: every tensor of the file; buffers (`is_buffer`) may be among them.
+        dtype: name of the dtype of the weights, for vLLM.
+
+    Raises:
+        ValueError: not a LlamaGen checkpoint, something the file does not tell (the message names the flag that does),
+            or a conflict with ``--gpt-config`` (the message names both values).
+    """
+    args = hints.model_args
+    _check_names(args)
+    codebook_size, dim = _shape(shapes, "tok_embeddings.weight", hints.file)
+    n_head = _n_head(shapes, dim, hints)
+    condition = _condition(shapes, hints.file)
+    known: dict[str, Any] = {
+        **condition,
+        "codebook_size": codebook_size,
+        "dim": dim,
+        "n_layer": len({name.split(".")[1] for name in shapes if name.startswith("layers.")}),
+        "n_head": n_head,
+        "n_kv_head": _n_kv_head(shapes, dim, n_head, hints.file),
+        "ffn_hidden_dim": _shape(shapes, "layers.0.feed_forward.w1.weight", hints.file)[0],
+        "grid_size": find_grid(shapes, hints, condition["cls_token_num"]),
+    }
+    _check_args(known, args, hints.file)
+    free = {name: _positive_number(args[name], name) for name in ("rope_base", "norm_eps") if name in args}
+    config = LlamaGenConfig(**known, **free, architectures=["LlamaGenForCausalLM"], dtype=dtype)
+    check_shapes({name: shape for name, shape in shapes.items() if not is_buffer(name)}, config, hints.file)
+    return config
+
+
+def is_buffer(name: str) -> bool:
+    """Tensors that some checkpoints hold beside the weights: the rotary table, and KV caches left by sampling."""
+    return name.rsplit(".", 1)[-1] == "freqs_cis" or ".kv_cache." in name
+
+
+def _shape(shapes: Shapes, name: str, file: str) -> tuple[int, int]:
+    if name not in shapes:
+        raise ValueError(f"{file}: not a LlamaGen GPT checkpoint, {name} is missing")
+    if len(shapes[name]) != 2:
+        raise ValueError(f"{file}: {name} has shape {list(shapes[name])}, expected two dimensions")
+    rows, columns = shapes[name]
+    return rows, columns
+
+
+def _condition(shapes: Shapes, file: str) -> dict[str, Any]:
+    if (_CLASS_TABLE in shapes) == (_UNCOND in shapes):
+        raise ValueError(f"{file}: expected one of {_CLASS_TABLE} (c2i) and {_UNCOND} (t2i)")
+    if _CLASS_TABLE in shapes:
+        return {"condition": "class", "num_classes": _shape(shapes, _CLASS_TABLE, file)[0] - 1, "cls_token_num": 1}
+    tokens, width = _shape(shapes, _UNCOND, file)
+    return {"condition": "text", "cls_token_num": tokens, "caption_dim": width}
+
+
+def _n_head(shapes: Shapes, dim: int, hints: Hints) -> int:
+    n_head = hints.model_args.get("n_head", N_HEAD.get(dim))
+    if n_head is None:
+        raise ValueError(
+            f"{hints.file}: dim is {dim}, no official size, so its n_head must be given with --gpt-config; "
+            f"known are {', '.join(str(d) for d in N_HEAD)}"
+        )
+    if not isinstance(n_head, int) or isinstance(n_head, bool) or n_head <= 0 or dim % n_head:
+        raise ValueError(f"{hints.file}: n_head is {n_head!r}, must divide dim {dim}")
+    for name, shape in shapes.items():
+        if name.rsplit(".", 1)[-1] == "freqs_cis" and len(shape) == 3 and 2 * shape[1] != dim // n_head:
+            raise ValueError(
+                f"{hints.file}: {name} is for heads of {2 * shape[1]}, n_head {n_head} means {dim // n_head}"
+            )
+    return n_head
+
+
+def _n_kv_head(shapes: Shapes, dim: int, n_head: int, file: str) -> int:
+    """wqkv stacks n_head query, n_kv_head key and n_kv_head value heads."""
+    name = "layers.0.attention.wqkv.weight"
+    rows = _shape(shapes, name, file)[0]
+    n_kv_head, rest = divmod(rows - dim, 2 * (dim // n_head))
+    if rest or n_kv_head <= 0 or n_head % n_kv_head:
+        raise ValueError(f"{file}: {name} has {rows} rows, which does not fit n_head {n_head} of size {dim // n_head}")
+    return n_kv_head
+
+
+def _check_names(args: Mapping[str, Any]) -> None:
+    if unknown := sorted(args.keys() - NETWORK_ARGS - TRAINING_ARGS):
+        raise ValueError(
+            f"unknown field {', '.join(unknown)} in --gpt-config; known: {', '.join(sorted(NETWORK_ARGS))}"
+        )
+
+
+def _check_args(known: Mapping[str, Any], args: Mapping[str, Any], file: str) -> None:
+    """Compares what ``--gpt-config`` says with what the weights say."""
+    told = {name: known[name] for name in ("dim", "n_layer", "n_kv_head", "cls_token_num")}
+    told |= {name: known[name] for name in ("num_classes", "caption_dim") if name in known}
+    told |= {"vocab_size": known["codebook_size"], "model_type": MODEL_TYPES[known["condition"]]}
+    if args.get("n_kv_head", ...) is None:  # as many as n_head
+        args = {**args, "n_kv_head": known["n_head"]}
+    for name, value in told.items():
+        if name in args and args[name] != value:
+            raise ValueError(f"{name} is {args[name]!r} in --gpt-config, but {value!r} in {file}")
+    if not {"multiple_of", "ffn_dim_multiplier"}.isdisjoint(args):
+        hidden = _ffn_hidden_dim(known["dim"], args.get("multiple_of", 256), args.get("ffn_dim_multiplier"))
+        if hidden != known["ffn_hidden_dim"]:
+            raise ValueError(f"--gpt-config means {hidden} FFN channels, but {file} has {known['ffn_hidden_dim']}")
+
+
+def _ffn_hidden_dim(dim: int, multiple_of: object, multiplier: object) -> int:
+    """Official ``FeedForward``: two thirds of 4 * dim, times the multiplier, rounded up to a multiple."""
+    multiple = _positive_number(multiple_of, "multiple_of")
+    hidden = int(2 * 4 * dim / 3)
+    if multiplier is not None:
+        hidden = int(_positive_number(multiplier, "ffn_dim_multiplier") * hidden)
+    return math.ceil(hidden / multiple) * int(multiple)
+
+
+def _positive_number(value: object, name: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value!r} in --gpt-config, must be a positive number")
+    return float(value)

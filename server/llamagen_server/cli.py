@@ -1,0 +1,64 @@
+"""The command ``llamagen``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+
+from llamagen_server import __version__
+
+COMMANDS = {
+    "serve": "serve a model over HTTP",
+    "generate": "make pictures from the command line",
+    "convert": "make a model directory from the official checkpoint files",
+}
+"""Each is a module of this package with ``add_arguments(parser)`` and ``run(args)``, imported when it is called."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command. A wrong argument or file ends it with one line and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    _set_environment()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
+    parser, command = _parser(argv)
+    args = parser.parse_args(argv)
+    try:
+        importlib.import_module(f"llamagen_server.{command}").run(args)
+    except (ValueError, OSError) as error:
+        print(f"llamagen {command}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, str]:
+    """The parser of all commands, with the arguments of the one that is called."""
+    parser = argparse.ArgumentParser(prog="llamagen", description="Serves LlamaGen image models on vLLM.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_parser_class(argv))
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        if name in argv[:1]:
+            importlib.import_module(f"llamagen_server.{name}").add_arguments(command)
+    return parser, argv[0] if argv else ""
+
+
+def _parser_class(argv: list[str]) -> type[argparse.ArgumentParser]:
+    """vLLM's own parser for its flags (it takes JSON and dotted arguments); importing it takes seconds."""
+    if argv[:1] != ["serve"]:
+        return argparse.ArgumentParser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser_class: type[argparse.ArgumentParser] = FlexibleArgumentParser
+    return parser_class
+
+
+def _set_environment() -> None:
+    """Defaults of vLLM that are environment variables; they count before vLLM is imported."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # The V2 model runner has another logits-processor interface; it stays off until it is verified on a GPU.
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")

@@ -1,0 +1,61 @@
+"""The files of a Hugging Face text encoder, checked without loading it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llamagen_server.json_file import read_object
+
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
+"""Each is enough for a T5 or CLIP tokenizer."""
+
+OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "onnx", ".*")
+
+
+def encoder_width(config: Mapping[str, Any]) -> int:
+    """Width of the rows that the encoder of a ``config.json`` yields; 512 is the default of both kinds.
+
+    Raises:
+        ValueError: the model is neither T5 nor CLIP.
+    """
+    match config:
+        case {"model_type": "t5"}:
+            width = config.get("d_model", 512)
+        case {"model_type": "clip_text_model"}:
+            width = config.get("hidden_size", 512)
+        case {"model_type": "clip", "text_config": {**text}}:
+            width = text.get("hidden_size", 512)
+        case _:
+            raise ValueError(f"model_type is {config.get('model_type')!r}, must be 't5', 'clip' or 'clip_text_model'")
+    if not isinstance(width, int):
+        raise ValueError(f"the text encoder's width is {width!r}, must be an integer")
+    return width
+
+
+def check_encoder(directory: Path, caption_dim: int) -> None:
+    """Checks that a directory holds a text encoder of the right width, with weights and a tokenizer.
+
+    Raises:
+        ValueError: it does not; the message names the file and, for a wrong width, both numbers.
+    """
+    source = directory / "config.json"
+    config = read_object(source)
+    try:
+        width = encoder_width(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    if width != caption_dim:
+        raise ValueError(f"{source}: the text encoder is {width} wide, the model's caption_dim is {caption_dim}")
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{directory}: no tokenizer here, expected one of {', '.join(TOKENIZER_FILES)}")
+    if not any(directory.glob("*.safetensors")) and not any(directory.glob("pytorch_model*.bin")):
+        raise ValueError(f"{directory}: no weights here, expected model.safetensors or pytorch_model.bin")
+
+
+def copy_encoder(source: Path, target: Path) -> None:
+    """Copies a text encoder without the weights of other frameworks, or weights that are there as safetensors too."""
+    duplicates = ("*.bin",) if any(source.glob("*.safetensors")) else ()
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*OTHER_FRAMEWORKS, *duplicates))

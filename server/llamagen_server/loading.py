@@ -1,0 +1,63 @@
+"""From a model directory to a running pipeline."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from llamagen_tokenizer import load_vq
+from torch import Tensor
+from vllm_llamagen.condition import TextCondition
+
+from llamagen_server import vllm_args
+from llamagen_server.decoder import ImageDecoder
+from llamagen_server.engine import VLLMEngine
+from llamagen_server.model_dir import ModelDir
+from llamagen_server.pipeline import Pipeline
+from llamagen_server.text_encoder import TextEncoder
+
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+
+
+def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
+    """Checks a model directory, by default the demo's, without loading it.
+
+    Raises:
+        ModelDirError: something is wrong with it; the message says what.
+    """
+    model = ModelDir.open(path or DEMO_MODEL)
+    model.config.guidance_streams = guidance_streams
+    if guidance_streams == 1:
+        model = replace(model, defaults=replace(model.defaults, cfg_scale=1.0))
+    return model
+
+
+def load_pipeline(model: ModelDir, flags: argparse.Namespace) -> Pipeline:
+    """Starts the engine with vLLM's ``flags`` and loads the stages around it. Blocks until all is ready."""
+    arguments = vllm_args.engine_args(flags, str(model.path), model.config)
+    encode_text = text_stage(model, torch.float32) if model.config.condition == "text" else None
+    decoder = ImageDecoder(load_vq(model.vq_path), model.config.grid_size)
+    return Pipeline(model, VLLMEngine(vllm_args.start_engine(arguments)), decoder, encode_text)
+
+
+def text_stage(model: ModelDir, dtype: torch.dtype) -> Callable[[str], Tensor]:
+    """A function from a caption to prompt embeddings [tokens, streams * dim]."""
+    assert model.text_encoder is not None
+    config = model.config
+    encoder = TextEncoder(
+        model.text_encoder,
+        max_tokens=config.cls_token_num,
+        clean=config.clean_caption,
+        width=config.caption_dim,
+        dtype=dtype,
+    )
+    condition = TextCondition(config, model.text_condition_weights()).to(dtype)
+
+    @torch.inference_mode()
+    def encode(prompt: str) -> Tensor:
+        return condition(encoder.encode([prompt])[0])
+
+    return encode

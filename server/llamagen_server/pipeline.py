@@ -1,0 +1,167 @@
+"""From a prompt or a class to pictures: text encoder, engine, decoder."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llamagen_server.decoder import ImageDecoder
+from llamagen_server.engine import Engine, EngineError, EngineRequest, Sampling
+from llamagen_server.model_dir import ModelDir
+from llamagen_server.request import MAX_SEED, ImageRequest, InvalidRequest
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    codes: list[int]
+    pixels: NDArray[np.uint8]
+    """[height, width, 3]."""
+    seed: int
+
+
+@dataclass
+class Timings:
+    """Milliseconds from the start of a request, summed over stages that ran one after the other."""
+
+    text_ms: float = 0.0
+    engine_ms: float = 0.0
+    decode_ms: float = 0.0
+    file_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    pictures: list[Picture]
+    condition_tokens: int
+    timings: Timings = field(default_factory=Timings)
+
+
+class Pipeline:
+    """All stages of one model."""
+
+    def __init__(
+        self,
+        model: ModelDir,
+        engine: Engine,
+        decoder: ImageDecoder,
+        encode_text: Callable[[str], Tensor] | None = None,
+    ) -> None:
+        """``encode_text`` turns a caption into prompt embeddings [tokens, streams * dim]; text models need it."""
+        self.model = model
+        self.engine = engine
+        self.decoder = decoder
+        self._encode_text = encode_text
+        self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+
+    async def generate(self, request: ImageRequest, request_id: str) -> Result:
+        """Makes ``request.n`` pictures; picture j is drawn with seed ``seed + j``.
+
+        Raises:
+            InvalidRequest: the request does not fit the model.
+            EngineError: the engine failed.
+        """
+        timings = Timings()
+        start = time.perf_counter()
+        sampling = self._sampling(request)
+        condition = await self._condition(request)
+        timings.text_ms = _since(start)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._picture(f"{request_id}-{j}", condition, sampling, j))
+                    for j in range(request.n)
+                ]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        engine_ms = max(task.result()[1] for task in tasks)
+        timings.engine_ms = engine_ms
+        timings.total_ms = _since(start)
+        timings.decode_ms = timings.total_ms - timings.text_ms - engine_ms
+        tokens = 1 if isinstance(condition, int) else len(condition)
+        return Result([task.result()[0] for task in tasks], tokens, timings)
+
+    async def _picture(
+        self, request_id: str, condition: int | Tensor, sampling: Sampling, j: int
+    ) -> tuple[Picture, float]:
+        start = time.perf_counter()
+        sampling = replace(sampling, seed=sampling.seed + j)
+        codes: list[int] = []
+        async for codes in self.engine.generate(EngineRequest(request_id, condition, sampling)):
+            pass
+        expected = self.model.config.num_image_tokens
+        if len(codes) != expected:
+            raise EngineError(f"the engine returned {len(codes)} codes, expected {expected}")
+        engine_ms = _since(start)
+        return Picture(codes, await self.decoder.decode(codes), sampling.seed), engine_ms
+
+    def _sampling(self, request: ImageRequest) -> Sampling:
+        defaults = self.model.defaults
+        return Sampling(
+            cfg_scale=_given(request.cfg_scale, defaults.cfg_scale),
+            cfg_interval=request.cfg_interval,
+            temperature=_given(request.temperature, defaults.temperature),
+            top_k=_given(request.top_k, defaults.top_k),
+            top_p=_given(request.top_p, defaults.top_p),
+            seed=_given(request.seed, secrets.randbelow(MAX_SEED + 1)),
+        )
+
+    async def _condition(self, request: ImageRequest) -> int | Tensor:
+        if self.model.config.condition == "class":
+            return self._class(request)
+        if request.class_id is not None or request.class_label is not None:
+            raise InvalidRequest("this model draws from a prompt, not from a class: give prompt", "class_id")
+        if request.prompt is None:
+            raise InvalidRequest("prompt is missing", "prompt")
+        assert self._encode_text is not None
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._text_thread, self._encode_text, request.prompt
+            )
+        except ValueError as error:
+            raise InvalidRequest(str(error), "prompt") from None
+
+    def _class(self, request: ImageRequest) -> int:
+        if request.prompt:
+            raise InvalidRequest("this model draws from a class, not from a prompt: give class_id", "prompt")
+        last = self.model.config.num_classes - 1
+        if request.class_id is not None:
+            if not 0 <= request.class_id <= last:
+                raise InvalidRequest(f"class_id is {request.class_id}, must be 0 to {last}", "class_id")
+            return request.class_id
+        if request.class_label is None:
+            raise InvalidRequest(f"class_id is missing, must be 0 to {last}", "class_id")
+        return self._class_of_label(request.class_label)
+
+    def _class_of_label(self, label: str) -> int:
+        labels = self.model.labels
+        if labels is None:
+            raise InvalidRequest("this model has no labels: give class_id", "class_label")
+        wanted = label.strip().lower()
+        for class_id, names in labels.items():
+            if wanted in (name.lower() for name in names):
+                return class_id
+        raise InvalidRequest(f"class_label {label!r} is not a label of this model", "class_label")
+
+    def shutdown(self) -> None:
+        self._text_thread.shutdown(wait=False, cancel_futures=True)
+        self.decoder.shutdown()
+        self.engine.shutdown()
+
+
+def _since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value

@@ -1,0 +1,57 @@
+"""What a user may ask for, from the command line or over HTTP, with the allowed values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_IMAGES = 10
+MAX_SEED = 2**32 - 1
+
+
+class InvalidRequest(ValueError):
+    """A request that cannot be served; ``param`` names the field that is wrong."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ImageRequest(BaseModel):
+    """Pictures of one prompt or one class. Sampling fields that are left out take the model's defaults."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: str | None = Field(None, description="Caption, for text models.")
+    class_id: int | None = Field(None, description="Class, for class models.")
+    class_label: str | None = Field(None, description="Name of a class, for class models with labels.")
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(1, description="How many pictures.")
+    cfg_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="Guidance scale: 1 is the conditional model alone, 0 the unconditional one."
+    )
+    cfg_interval: Annotated[int, Field(ge=-1)] = Field(
+        -1, description="-1 guides every token, k >= 0 guides image tokens 0 to k + 1."
+    )
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = Field(
+        None, description="0 always takes the most likely code."
+    )
+    top_k: Annotated[int, Field(ge=0)] | None = Field(None, description="0 keeps every code.")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
+        None, description="Picture j is drawn with seed + j. Drawn and told if left out."
+    )
+
+
+def describe(error: Any) -> tuple[str, str | None]:
+    """One validation error of pydantic -> (message, name of the field)."""
+    if error["type"] == "json_invalid":
+        return f"the body is not valid JSON: {error['ctx']['error']}", None
+    param = ".".join(str(part) for part in error["loc"] if part != "body") or None
+    if error["type"] == "extra_forbidden":
+        return f"unknown field {param!r}", param
+    if error["type"] == "missing":
+        return f"{param or 'the body'} is missing", param
+    message = error["msg"][0].lower() + error["msg"][1:]
+    value = repr(error["input"])
+    return f"{param or 'the body'} is {value if len(value) <= 80 else value[:77] + '...'}: {message}", param

@@ -1,0 +1,91 @@
+"""Tensors in files: their shapes, without reading them, and some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from llamagen_server.json_file import read_object
+from llamagen_tokenizer import VQConfig, VQModel
+
+Shapes = Mapping[str, Sequence[int]]
+"""Name of a tensor -> its shape."""
+
+INDEX = "model.safetensors.index.json"
+
+
+def stored_shapes(directory: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors in ``model.safetensors``, or in the files that ``model.safetensors.index.json`` lists.
+
+    Only headers are read; the length of a file is checked against its header.
+
+    Raises:
+        ValueError: a file is missing, truncated or not safetensors, or does not hold what the index says.
+    """
+    single, index = directory / "model.safetensors", directory / INDEX
+    if single.is_file() or not index.is_file():
+        return _file_shapes(single)
+    shapes: dict[str, list[int]] = {}
+    for name, tensors in _shards(index).items():
+        found = _file_shapes(directory / name)
+        if missing := sorted(tensors - found.keys()):
+            raise ValueError(f"{directory / name}: tensor {missing[0]} is missing, {INDEX} lists it")
+        shapes |= found
+    return shapes
+
+
+def read_tensors(directory: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """Reads some of the tensors that `stored_shapes` tells of."""
+    index = directory / INDEX
+    single = directory / "model.safetensors"
+    files = [single] if single.is_file() else [directory / name for name in _shards(index)]
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        with safe_open(path, "pt") as file:
+            tensors |= {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
+    return tensors
+
+
+def vq_shapes(config: VQConfig) -> dict[str, list[int]]:
+    """Shapes of the tensors of an image tokenizer."""
+    with torch.device("meta"):
+        return {name: list(tensor.shape) for name, tensor in VQModel(config).state_dict().items()}
+
+
+def difference(found: Shapes, expected: Shapes) -> str | None:
+    """Says in one phrase how the tensors differ from the expected ones; None if they do not."""
+    if missing := sorted(expected.keys() - found.keys()):
+        return f"{len(missing)} tensors are missing, first {missing[0]}"
+    if unexpected := sorted(found.keys() - expected.keys()):
+        return f"{len(unexpected)} unexpected tensors, first {unexpected[0]}"
+    for name, shape in expected.items():
+        if list(found[name]) != list(shape):
+            return f"{name} has shape {list(found[name])}, expected {list(shape)}"
+    return None
+
+
+def _file_shapes(path: Path) -> dict[str, list[int]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from None
+
+
+def _shards(index: Path) -> dict[str, set[str]]:
+    """The files of an index, each with the tensors that it must hold."""
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index}: weight_map is {weight_map!r}, expected tensor names with their files")
+    shards: dict[str, set[str]] = {}
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{index}: {tensor} is in {name!r}, expected the name of a file beside the index")
+        shards.setdefault(name, set()).add(tensor)
+    return shards

@@ -1,0 +1,85 @@
+"""vLLM's own flags, and what LlamaGen needs them to be."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from vllm_llamagen.config import LlamaGenConfig
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds every engine flag of vLLM under its own name, except those that the model directory decides."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    AsyncEngineArgs.add_cli_args(parser)
+    parser.set_defaults(model=None, max_num_seqs=None, kv_cache_memory_bytes=None)
+
+
+def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> AsyncEngineArgs:
+    """The engine's arguments: the user's flags, then what LlamaGen needs, then defaults for the machine.
+
+    Raises:
+        ValueError: a flag contradicts what LlamaGen needs.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm_llamagen.guidance import logits_processor
+
+    args.model = path
+    args.skip_tokenizer_init = True
+    args.enable_prompt_embeds = config.condition == "text"
+    args.hf_overrides = {**(args.hf_overrides or {}), "guidance_streams": config.guidance_streams}
+    v2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
+    args.logits_processors = [*(args.logits_processors or []), logits_processor(config.guidance_streams, v2)]
+    if args.logprobs_mode.startswith("raw"):
+        args.logprobs_mode = "processed_logprobs"
+    if current_platform.is_cpu():
+        _cpu_defaults(args, config)
+    return AsyncEngineArgs.from_cli_args(args)
+
+
+def default_flags(**changes: Any) -> argparse.Namespace:
+    """What `add_arguments` parses from an empty command line, with changes."""
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    add_arguments(parser)
+    return argparse.Namespace(**{**vars(parser.parse_args([])), **changes})
+
+
+def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
+    if args.dtype == "auto":
+        args.dtype = "float32"  # few CPUs have bfloat16 units
+    if not args.enforce_eager and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
+        logger.warning("no C++ compiler found: running eager, which is slower than compiled")
+        args.enforce_eager = True
+    bytes_per_image = kv_cache_bytes(config, args.dtype)
+    if args.max_num_seqs is None:
+        fits = psutil.virtual_memory().available // 2 // bytes_per_image
+        args.max_num_seqs = max(1, min(32, fits))
+    if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        args.kv_cache_memory_bytes = (args.max_num_seqs + 1) * bytes_per_image
+
+
+def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int = 128) -> int:
+    """KV-cache bytes of one image, in whole blocks: keys and values of all streams, layers and positions."""
+    blocks = -(-config.max_position_embeddings // block_size)
+    per_token = 2 * config.n_layer * config.num_key_value_heads * config.head_dim * (4 if dtype == "float32" else 2)
+    return blocks * block_size * per_token
+
+
+def start_engine(args: AsyncEngineArgs) -> Any:
+    """Starts vLLM; returns its AsyncLLM. Takes 5 to 90 seconds."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(args)

@@ -1,0 +1,141 @@
+"""What the distribution promises, what may import what, and that the build files keep to it."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name as canonical
+
+# Each package with the ones of ours that it may import.
+ALLOWED_IMPORTS = {
+    "tokenizer/llamagen_tokenizer": set(),
+    "vllm_plugin/vllm_llamagen": {"llamagen_tokenizer"},
+    "server/llamagen_server": {"llamagen_tokenizer", "vllm_llamagen"},
+}
+OURS = {Path(folder).name for folder in ALLOWED_IMPORTS}
+NO_VLLM = {"llamagen_tokenizer"}
+
+
+def imported_names(source: Path) -> set[str]:
+    """Top-level names of the absolute imports anywhere in a file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def run(*command: str, root: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=root, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def requirement_lines(root: Path, name: str) -> list[str]:
+    lines = (root / "requirements" / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def project(root: Path) -> dict:
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+def test_version_is_the_installed_one(project):
+    assert metadata.version("llamagen-serve") == project["version"]
+
+
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [("vllm.general_plugins", "vllm_llamagen:register"), ("console_scripts", "llamagen_server.cli:main")],
+)
+def test_entry_point_resolves(group, target):
+    (entry,) = metadata.entry_points(group=group, name="llamagen")
+    assert entry.value == target
+    assert callable(entry.load())
+
+
+@pytest.mark.parametrize("folder", ALLOWED_IMPORTS)
+def test_imports_go_one_way(root, folder):
+    package = root / folder
+    allowed = ALLOWED_IMPORTS[folder] | {package.name}
+    forbidden = OURS - allowed | ({"vllm"} if package.name in NO_VLLM else set())
+    sources = sorted(package.rglob("*.py"))
+    assert sources
+    wrong = {str(s.relative_to(root)): found for s in sources if (found := imported_names(s) & forbidden)}
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", ALLOWED_IMPORTS)
+def test_package_is_typed_and_alone_in_its_folder(root, folder):
+    package = root / folder
+    assert (package / "py.typed").is_file()
+    others = [path for path in package.parent.rglob("*.py") if not path.is_relative_to(package)]
+    assert not others
+
+
+def test_plugin_import_is_cheap(root):
+    code = "import sys, vllm_llamagen; sys.exit(', '.join({'torch', 'transformers', 'vllm'} & set(sys.modules)) or 0)"
+    done = run(sys.executable, "-c", code, root=root)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_help_lists_every_documented_target(root):
+    done = run("make", "--no-print-directory", root=root, MAKEFLAGS="")
+    listed = set(re.findall(r"^  make (\w+)", done.stdout, flags=re.MULTILINE))
+    assert listed == {"help", "serve", "test", "lint", "types", "bench", "clean"}
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "dev"])
+def test_requirements_hold_no_addresses_or_options(root, name):
+    for line in requirement_lines(root, name):
+        assert "://" not in line
+        assert not line.startswith("-")
+
+
+def test_pinned_lists_are_complete_pins_in_order(root):
+    for name in ("cpu", "dev"):
+        lines = requirement_lines(root, name)
+        assert [line for line in lines if not re.match(r"[\w.-]+==[\w.]+( ; .+)?$", line)] == []
+        names = [canonical(line.partition("==")[0]) for line in lines]
+        assert names == sorted(set(names))
+
+
+def test_pinned_versions_satisfy_the_project(root, project):
+    """The pinned lists are installed with --no-deps, so nothing else compares them with pyproject.toml."""
+    pins = {}
+    for line in requirement_lines(root, "cpu") + requirement_lines(root, "dev"):
+        pin = Requirement(line)
+        pins[canonical(pin.name)] = str(pin.specifier).removeprefix("==")
+    extras = project["optional-dependencies"]
+    for line in project["dependencies"] + extras["cpu"] + extras["dev"]:
+        wanted = Requirement(line)
+        if wanted.name != "torch":  # installed before the lists, in its CPU build
+            assert wanted.specifier.contains(pins[canonical(wanted.name)]), line
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"DEVICE": "tpu"}, "install.sh: DEVICE is 'tpu', allowed: cpu, cuda"),
+        (
+            {"DEVICE": "cpu", "PYTHON": "/nonexistent"},
+            "install.sh: PYTHON is '/nonexistent', which is not a working Python 3.11 to 3.14",
+        ),
+    ],
+)
+def test_install_says_in_one_line_what_is_wrong(root, tmp_path, env, message):
+    venv = tmp_path / "venv"
+    done = run("scripts/install.sh", str(venv), root=root, **env)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [message]
+    assert not venv.exists()

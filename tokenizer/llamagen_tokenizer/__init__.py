@@ -1,0 +1,17 @@
+"""The VQ image tokenizer of LlamaGen: images to codes and back."""
+
+from llamagen_tokenizer.checkpoint import CheckpointError, load_vq, load_vq_pt, save_vq
+from llamagen_tokenizer.config import CONFIGS, VQConfig
+from llamagen_tokenizer.model import VQModel, from_uint8, to_uint8
+
+__all__ = [
+    "CONFIGS",
+    "CheckpointError",
+    "VQConfig",
+    "VQModel",
+    "from_uint8",
+    "load_vq",
+    "load_vq_pt",
+    "save_vq",
+    "to_uint8",
+]

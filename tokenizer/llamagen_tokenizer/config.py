@@ -1,0 +1,66 @@
+"""Shape of the image tokenizer, and the shapes that were released under a name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Hyper-parameters of the VQ model (fields of ``ModelArgs`` in the official ``vq_model.py``).
+
+    ``ch`` and ``num_res_blocks`` are constants in the official code; they are fields here so that small models can be
+    described too. One entry of ``encoder_ch_mult`` is one resolution, so an image is reduced by ``2 ** (entries - 1)``.
+    """
+
+    codebook_size: int = 16384
+    codebook_embed_dim: int = 8
+    encoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    decoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    z_channels: int = 256
+    ch: int = 128
+    num_res_blocks: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoder_ch_mult", tuple(self.encoder_ch_mult))
+        object.__setattr__(self, "decoder_ch_mult", tuple(self.decoder_ch_mult))
+        if len(self.encoder_ch_mult) != len(self.decoder_ch_mult):
+            raise ValueError(
+                f"encoder_ch_mult has {len(self.encoder_ch_mult)} resolutions, "
+                f"decoder_ch_mult has {len(self.decoder_ch_mult)}; they must be equal"
+            )
+        if self.ch % 32:
+            raise ValueError(f"ch is {self.ch}, must be a multiple of 32 (GroupNorm has 32 groups)")
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per code along one side."""
+        return 2 ** (len(self.encoder_ch_mult) - 1)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> VQConfig:
+        """Builds a config from official ``ModelArgs`` fields; fields that only concern training are ignored."""
+        training_only = {"codebook_l2_norm", "codebook_show_usage", "commit_loss_beta", "entropy_loss_ratio", "dropout_p"}
+        names = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - names - training_only):
+            raise ValueError(f"unknown VQ config field {', '.join(unknown)}; known: {', '.join(sorted(names))}")
+        if values.get("codebook_l2_norm") is False:
+            raise ValueError("codebook_l2_norm is false; only the l2-normalised codebook of LlamaGen is supported")
+        return cls(**{k: v for k, v in values.items() if k in names})
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> VQConfig:
+        return cls.from_dict(json.loads(Path(path).read_text()))
+
+    def to_json(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+CONFIGS: dict[str, VQConfig] = {
+    "VQ-16": VQConfig(),
+    "VQ-8": VQConfig(encoder_ch_mult=(1, 2, 2, 4), decoder_ch_mult=(1, 2, 2, 4)),
+}
+"""The released tokenizers: ``vq_ds16_c2i.pt`` and ``vq_ds16_t2i.pt`` are VQ-16, ``vq_ds8_c2i.pt`` is VQ-8."""

@@ -1,0 +1,16 @@
+"""LlamaGen for vLLM: the model, its classifier-free guidance and their registration."""
+
+
+def register() -> None:
+    """Makes LlamaGen known to vLLM and transformers (entry point ``vllm.general_plugins``).
+
+    vLLM calls this in every process it starts, so it is cheap and may be called again.
+    """
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+
+    from vllm_llamagen.config import LlamaGenConfig
+
+    AutoConfig.register(LlamaGenConfig.model_type, LlamaGenConfig, exist_ok=True)
+    if "LlamaGenForCausalLM" not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model("LlamaGenForCausalLM", "vllm_llamagen.model:LlamaGenForCausalLM")

@@ -1,0 +1,109 @@
+"""Configuration of a LlamaGen language model: its network, and how vLLM sees it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from transformers import PreTrainedConfig
+
+ATTENTION_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+"""Head sizes that vLLM's attention kernels have on CPU and on GPU; others are padded with zeros (3B: 100 to 112)."""
+
+
+class LlamaGenConfig(PreTrainedConfig):
+    """``config.json`` of a model directory.
+
+    The fields describe the network of one guidance stream, under the names of ``ModelArgs`` in the official ``gpt.py``.
+    The properties are what vLLM asks for. A token carries ``guidance_streams`` streams (conditional and unconditional),
+    so vLLM sees that many times the heads and that many times the width of an input embedding.
+
+    The vocabulary is the codebook followed by the condition tokens: ids ``0 .. codebook_size - 1`` are codes. In a
+    class model ``codebook_size + c`` is class ``c`` and the last id means "no class". In a text model
+    ``codebook_size`` stands for a text position, whose embedding comes with the request.
+    """
+
+    model_type: ClassVar[str] = "llamagen"
+
+    condition: Literal["class", "text"] = "class"
+    dim: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_kv_head: int = 12
+    ffn_hidden_dim: int = 2048
+    norm_eps: float = 1e-5
+    rope_base: float = 10000.0
+    codebook_size: int = 16384
+    grid_size: int = 16
+    num_classes: int = 1000
+    cls_token_num: int = 1
+    caption_dim: int = 2048
+    guidance_streams: int = 2
+    text_encoder: str | None = None
+    clean_caption: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.condition not in ("class", "text"):
+            raise ValueError(f"condition is {self.condition!r}, must be 'class' or 'text'")
+        if self.guidance_streams not in (1, 2):
+            raise ValueError(f"guidance_streams is {self.guidance_streams}, must be 1 or 2")
+        if self.dim % self.n_head or (self.dim // self.n_head) % 4:
+            raise ValueError(f"dim {self.dim} is not n_head {self.n_head} times a multiple of 4")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
+
+    @property
+    def stream_head_dim(self) -> int:
+        """Size of an attention head of the network."""
+        return self.dim // self.n_head
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Codes of one image; LlamaGen has no end token, every image has exactly this many."""
+        return self.grid_size**2
+
+    @property
+    def num_condition_ids(self) -> int:
+        return self.num_classes + 1 if self.condition == "class" else 1
+
+    @property
+    def head_dim(self) -> int:
+        """Size of an attention head in vLLM's KV cache: `stream_head_dim`, padded to a size the kernels have."""
+        for size in ATTENTION_HEAD_DIMS:
+            if size >= self.stream_head_dim:
+                return size
+        raise ValueError(f"head size {self.stream_head_dim} is above {ATTENTION_HEAD_DIMS[-1]}, the largest supported")
+
+    @property
+    def hidden_size(self) -> int:
+        return self.dim
+
+    @property
+    def projection_dim(self) -> int:
+        """Width of one token's input embedding: that of all streams side by side."""
+        return self.guidance_streams * self.dim
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.n_layer
+
+    @property
+    def num_attention_heads(self) -> int:
+        return self.guidance_streams * self.n_head
+
+    @property
+    def num_key_value_heads(self) -> int:
+        return self.guidance_streams * self.n_kv_head
+
+    @property
+    def vocab_size(self) -> int:
+        return self.codebook_size + self.num_condition_ids
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return self.cls_token_num + self.num_image_tokens
+
+    @property
+    def mrope_section(self) -> list[int] | None:
+        """Asks vLLM for the model's own positions: all text tokens share position 0 (see `LlamaGenForCausalLM`)."""
+        return [1, 1, 1] if self.condition == "text" else None

@@ -1,0 +1,224 @@
+"""LlamaGen on vLLM's layers. One request carries both guidance streams of an image.
+
+The conditional and the unconditional sequence have the same length, the same positions and the same image tokens; only
+the condition prefix differs. So a token's hidden state holds both streams side by side, ``[n, streams * dim]``. Linear
+layers and norms see ``n * streams`` rows. Attention sees ``n`` tokens with ``streams`` times the heads, conditional
+heads first, and vLLM's paged KV cache holds both streams under one block table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vllm.compilation.decorators import support_torch_compile
+from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.models.interfaces import SupportsMRoPE
+from vllm.multimodal.inputs import MultiModalFeatureSpec
+from vllm.sequence import IntermediateTensors
+
+from vllm_llamagen.config import LlamaGenConfig
+from vllm_llamagen.guidance import check_engine
+from vllm_llamagen.rotary import rotary_table, rotate
+from vllm_llamagen.weights import engine_weights
+
+
+class RMSNorm(nn.Module):
+    """Normalises in float32, casts, then multiplies by the weight: the order of the official code."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).type_as(x) * self.weight
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: LlamaGenConfig, vllm_config: VllmConfig, prefix: str) -> None:
+        super().__init__()
+        tp_size = get_tensor_model_parallel_world_size()
+        self.streams = config.guidance_streams
+        self.head_dim = config.stream_head_dim
+        self.padding = config.head_dim - config.stream_head_dim
+        self.wqkv = QKVParallelLinear(
+            config.dim,
+            self.head_dim,
+            config.n_head,
+            config.n_kv_head,
+            bias=False,
+            quant_config=vllm_config.quant_config,
+            prefix=f"{prefix}.wqkv",
+        )
+        self.wo = RowParallelLinear(
+            config.dim, config.dim, bias=False, quant_config=vllm_config.quant_config, prefix=f"{prefix}.wo"
+        )
+        self.num_heads = config.n_head // tp_size
+        self.num_kv_heads = max(1, config.n_kv_head // tp_size)
+        self.attn = Attention(
+            self.streams * self.num_heads,
+            config.head_dim,
+            self.head_dim**-0.5,
+            num_kv_heads=self.streams * self.num_kv_heads,
+            cache_config=vllm_config.cache_config,
+            quant_config=vllm_config.quant_config,
+            prefix=f"{prefix}.attn",
+        )
+
+    def forward(self, x: Tensor, cos_sin: Tensor) -> Tensor:
+        """``x`` is [n * streams, dim]; ``cos_sin`` is [n, 1, 1, head_dim // 2, 2]."""
+        qkv, _ = self.wqkv(x)
+        heads = qkv.view(-1, self.streams, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
+        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
+        q, k, v = (self._to_cache(t) for t in (rotate(q, cos_sin), rotate(k, cos_sin), v))
+        out = self.attn(q, k, v).view(-1, self.num_heads, self.head_dim + self.padding)
+        out, _ = self.wo(out[..., : self.head_dim].reshape(-1, self.num_heads * self.head_dim))
+        return out
+
+    def _to_cache(self, t: Tensor) -> Tensor:
+        """[n, streams, heads, head_dim] -> [n, streams * heads * padded head_dim]: conditional heads come first."""
+        return F.pad(t, (0, self.padding)).flatten(1) if self.padding else t.flatten(1)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: LlamaGenConfig, vllm_config: VllmConfig, prefix: str) -> None:
+        super().__init__()
+        quant_config = vllm_config.quant_config
+        self.w13 = MergedColumnParallelLinear(
+            config.dim, [config.ffn_hidden_dim] * 2, bias=False, quant_config=quant_config, prefix=f"{prefix}.w13"
+        )
+        self.w2 = RowParallelLinear(
+            config.ffn_hidden_dim, config.dim, bias=False, quant_config=quant_config, prefix=f"{prefix}.w2"
+        )
+        self.act = SiluAndMul()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.w13(x)
+        x, _ = self.w2(self.act(x))
+        return x
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, config: LlamaGenConfig, vllm_config: VllmConfig, prefix: str) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = SelfAttention(config, vllm_config, f"{prefix}.attention")
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward = FeedForward(config, vllm_config, f"{prefix}.feed_forward")
+
+    def forward(self, x: Tensor, cos_sin: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos_sin)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+@support_torch_compile(dynamic_arg_dims={"input_ids": 0, "positions": -1, "intermediate_tensors": 0, "inputs_embeds": 0})
+class LlamaGenModel(nn.Module):
+    cos_sin: Tensor
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        config: LlamaGenConfig = vllm_config.model_config.hf_config
+        self.config = config
+        self.embeddings = VocabParallelEmbedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(
+            TransformerBlock(config, vllm_config, f"{prefix}.layers.{i}") for i in range(config.n_layer)
+        )
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        table = rotary_table(config.grid_size, config.stream_head_dim, config.rope_base)
+        self.register_buffer("cos_sin", table, persistent=False)
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        """[n] -> [n, streams * dim]. A code is the same in both streams; a class is "no class" in the second."""
+        if self.config.guidance_streams == 1:
+            return self.embeddings(input_ids)
+        no_condition = self.config.vocab_size - 1
+        unconditional = torch.where(input_ids < self.config.codebook_size, input_ids, no_condition)
+        return self.embeddings(torch.stack([input_ids, unconditional], dim=1)).flatten(1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_input_ids(input_ids)
+        if positions.ndim == 2:  # M-RoPE: three equal rows
+            positions = positions[0]
+        cos_sin = self.cos_sin[positions][:, None, None]
+        x = inputs_embeds.view(-1, self.config.dim)
+        for layer in self.layers:
+            x = layer(x, cos_sin)
+        return self.norm(x).view(inputs_embeds.shape)
+
+
+class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
+    """Predicts the codes of an image in raster order.
+
+    `compute_logits` returns the logits of all streams side by side, ``[n, streams * codebook_size]``;
+    `vllm_llamagen.guidance` mixes them with each request's scale.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        check_engine(vllm_config)
+        self.config: LlamaGenConfig = vllm_config.model_config.hf_config
+        self.model = LlamaGenModel(vllm_config=vllm_config, prefix="model")
+        self.output = ParallelLMHead(
+            self.config.codebook_size, self.config.dim, quant_config=vllm_config.quant_config, prefix="output"
+        )
+        self.logits_processor = LogitsProcessor(self.config.codebook_size)
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        return self.model.embed_input_ids(input_ids)
+
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
+    ) -> tuple[Tensor, int]:
+        """Positions of a text model's prompt: 0 for every text token, ``i + 1`` for image token ``i``.
+
+        vLLM gives the ids of a prompt, or a plain range if the prompt has embeddings only; then all of it is text.
+        """
+        text = self.config.codebook_size
+        num_text = input_tokens.count(text) if input_tokens[0] == text else len(input_tokens)
+        positions = torch.arange(len(input_tokens)).sub_(num_text - 1).clamp_(min=0)
+        return positions.expand(3, -1), 1 - num_text
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        return self.model(input_ids, positions, intermediate_tensors, inputs_embeds)
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        logits = self.logits_processor(self.output, hidden_states.view(-1, self.config.dim))
+        return None if logits is None else logits.view(hidden_states.shape[0], -1)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """Loads the official tensors; missing, unexpected and misshapen ones are errors."""
+        parameters = dict(self.named_parameters())
+        loaded = set()
+        for name, shard, tensor in engine_weights(weights, self.config):
+            parameter = parameters[name]
+            loader = getattr(parameter, "weight_loader", None)
+            if loader is None:
+                parameter.data.copy_(tensor)
+            elif shard is None:
+                loader(parameter, tensor)
+            else:
+                loader(parameter, tensor, shard)
+            loaded.add(name)
+        return loaded
