@@ -54,7 +54,7 @@ def convert() -> Convert:
     def call(out: Path, **flags: object) -> Path:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
-        words = "a the red green blue small large circle square star on in left right of and with photo cat dog"
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
         run(parser.parse_args([*words, f"--out={out}"]))
         return out
 
@@ -93,28 +93,10 @@ def make_word_tokenizer(special: list[str], template: str) -> PreTrainedTokenize
     from transformers import PreTrainedTokenizerFast
 
     words = [
-        "a",
-        "the",
-        "red",
-        "green",
-        "blue",
-        "small",
-        "large",
-        "circle",
-        "square",
-        "star",
-        "on",
-        "in",
-        "left",
-        "right",
-        "of",
-        "and",
-        "with",
-        "photo",
-        "cat",
-        "dog",
-    ]
-    vocab = {token: i for i, token in enumerate([*special, *words.split()])}
+        "a", "the", "red", "green", "blue", "small", "large", "circle", "square", "star", "on", "in", "left", "right",
+        "of", "and", "with", "photo", "cat", "dog",
+    ]  # fmt: skip
+    vocab = {token: i for i, token in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(

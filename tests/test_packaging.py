@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name as canonical
 
+import llamagen_server
+
 # Each package with the ones of ours that it may import.
 ALLOWED_IMPORTS = {
     "tokenizer/llamagen_tokenizer": set(),
@@ -51,7 +53,7 @@ def project(root: Path) -> dict:
 
 
 def test_version_is_the_installed_one(project):
-    assert metadata.version("llamagen-serve") == project["version"]
+    assert metadata.version("llamagen-serve") == project["version"] == llamagen_server.__version__
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def main(argv: list[str] | None = None) -> None:
     """Runs one command. A wrong argument or file ends it with one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     _set_environment()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
+    logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
+    logging.getLogger("llamagen_server").setLevel(logging.INFO)
     parser, command = _parser(argv)
     args = parser.parse_args(argv)
     try:
@@ -60,5 +61,9 @@ def _set_environment() -> None:
     """Defaults of vLLM that are environment variables; they count before vLLM is imported."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_LOGS", "-torch._library.triton")  # "Triton not available", on every CPU
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of torch, about torch
     # The V2 model runner has another logits-processor interface; it stays off until it is verified on a GPU.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")

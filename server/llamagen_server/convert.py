@@ -160,9 +160,9 @@ def _labels(args: argparse.Namespace, config: LlamaGenConfig) -> Labels | None:
 
 
 def _make_readable(directory: Path) -> None:
-    """safetensors writes files that only their owner can read; gives them the mode of the other files."""
+    """Gives weights the mode of the other files; safetensors writes files that only their owner can read."""
     mode = (directory / "config.json").stat().st_mode
-    for path in (directory / "model.safetensors", directory / "vq" / "model.safetensors"):
+    for path in directory.rglob("*.safetensors"):
         path.chmod(mode)
 
 

@@ -43,11 +43,14 @@ def run(args: argparse.Namespace) -> None:
         ValueError: an argument or the model is wrong.
     """
     from llamagen_server import loading, vllm_args
+    from llamagen_server.condition import resolve_condition
 
     model_path, prompts = split_words(args.words)
     requests = build_requests(args, prompts)
     files = output_files(args.out, sum(request.n for request in requests))
     model = loading.open_model(model_path)
+    for request in requests:
+        resolve_condition(request, model)
     flags = vllm_args.default_flags(enforce_eager=True, max_num_seqs=min(32, len(files)))
     asyncio.run(_generate(loading.load_pipeline(model, flags), requests, files))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from llamagen_server.decoder import ImageDecoder
 from llamagen_server.engine import Engine, EngineError, EngineRequest, Sampling
 from llamagen_server.model_dir import ModelDir
+from llamagen_server.condition import resolve_condition
 from llamagen_server.request import MAX_SEED, ImageRequest, InvalidRequest
 T = TypeVar("T")
 
@@ -117,41 +118,14 @@ class Pipeline:
         )
 
     async def _condition(self, request: ImageRequest) -> int | Tensor:
-        if self.model.config.condition == "class":
-            return self._class(request)
-        if request.class_id is not None or request.class_label is not None:
-            raise InvalidRequest("this model draws from a prompt, not from a class: give prompt", "class_id")
-        if request.prompt is None:
-            raise InvalidRequest("prompt is missing", "prompt")
+        condition = resolve_condition(request, self.model)
+        if isinstance(condition, int):
+            return condition
         assert self._encode_text is not None
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._text_thread, self._encode_text, request.prompt
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._text_thread, self._encode_text, condition)
         except ValueError as error:
             raise InvalidRequest(str(error), "prompt") from None
-
-    def _class(self, request: ImageRequest) -> int:
-        if request.prompt:
-            raise InvalidRequest("this model draws from a class, not from a prompt: give class_id", "prompt")
-        last = self.model.config.num_classes - 1
-        if request.class_id is not None:
-            if not 0 <= request.class_id <= last:
-                raise InvalidRequest(f"class_id is {request.class_id}, must be 0 to {last}", "class_id")
-            return request.class_id
-        if request.class_label is None:
-            raise InvalidRequest(f"class_id is missing, must be 0 to {last}", "class_id")
-        return self._class_of_label(request.class_label)
-
-    def _class_of_label(self, label: str) -> int:
-        labels = self.model.labels
-        if labels is None:
-            raise InvalidRequest("this model has no labels: give class_id", "class_label")
-        wanted = label.strip().lower()
-        for class_id, names in labels.items():
-            if wanted in (name.lower() for name in names):
-                return class_id
-        raise InvalidRequest(f"class_label {label!r} is not a label of this model", "class_label")
 
     def shutdown(self) -> None:
         self._text_thread.shutdown(wait=False, cancel_futures=True)

@@ -6,7 +6,10 @@ import argparse
 import asyncio
 import logging
 import multiprocessing
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -43,12 +46,30 @@ def run(args: argparse.Namespace) -> None:
     asyncio.run(_serve(args, model))
 
 
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to `_serve`: uvicorn would raise them again after the last reply, before the engine is stopped."""
+        yield
+
+
 async def _serve(args: argparse.Namespace, model: ModelDir) -> None:
     start = time.perf_counter()
-    name = (args.served_model_name or [model.name])[0]
+    name = served_name(args, model)
     app = create_app(name)
-    config = uvicorn.Config(app, args.host, args.port, log_config=None, access_log=False, timeout_graceful_shutdown=30)
-    server = uvicorn.Server(config)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            args.host,
+            args.port,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=30,
+        )
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     serving = asyncio.create_task(server.serve())
     logger.info("loading %s", model.path)
     loading_task = asyncio.create_task(asyncio.to_thread(loading.load_pipeline, model, args))
@@ -70,6 +91,12 @@ async def _serve(args: argparse.Namespace, model: ModelDir) -> None:
         if pipeline is not None:
             pipeline.shutdown()
         logger.info("stopped")
+
+
+def served_name(args: argparse.Namespace, model: ModelDir) -> str:
+    if args.served_model_name:
+        return str(args.served_model_name[0])
+    return "llamagen-demo" if model.path == loading.DEMO_MODEL else model.path.resolve().name
 
 
 def _stop_children() -> None:

@@ -46,7 +46,7 @@ class TextEncoder:
         """
         try:
             model, self._tokenizer, self.width = _load(str(source), width, dtype)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except Exception as error:  # a damaged file can raise almost anything in transformers
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ValueError(f"text encoder {str(source)!r} cannot be loaded: {reason}") from None
         self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
@@ -75,6 +75,8 @@ class TextEncoder:
         if not prompt.strip():
             raise ValueError("the prompt is empty")
         text = clean_caption(prompt) if self._clean else prompt.strip()
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError("the prompt is not valid Unicode, it has half of a surrogate pair")
         if not text:
             raise ValueError(f"the prompt {prompt!r} is empty after cleaning (links, markup and codes are removed)")
         return text

@@ -37,6 +37,7 @@ def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> 
 
     args.model = path
     args.skip_tokenizer_init = True
+    args.use_tqdm_on_load = False
     args.enable_prompt_embeds = config.condition == "text"
     args.hf_overrides = {**(args.hf_overrides or {}), "guidance_streams": config.guidance_streams}
     v2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"

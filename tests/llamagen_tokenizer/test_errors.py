@@ -81,7 +81,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, capsys: pytest.CaptureF
     torch.save({"model": Malicious()}, tmp_path / "evil.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint of plain tensors"):
         read_pt(tmp_path / "evil.pt", ["model"])
-    (tmp_path / "evil2.pt").write_bytes(pickle.dumps(Malicious()))
+    (tmp_path / "evil2.pt").write_bytes(pickle.dumps(Malicious(), protocol=2))
     with pytest.raises(CheckpointError):
         read_pt(tmp_path / "evil2.pt", ["model"])
     assert "was run" not in capsys.readouterr().out

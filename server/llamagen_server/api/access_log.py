@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
+_PROBES = ("/health", "/ready", "/ping", "/metrics")
 _CLIENT_ID = re.compile(r"[\w.-]{1,64}")
 
 
@@ -42,4 +43,5 @@ class AccessLog:
             await self.app(scope, receive, send_with_id)
         finally:
             duration = (time.perf_counter() - start) * 1000
-            logger.info("%s %s %s %s %.0f ms", request_id, scope["method"], scope["path"], status, duration)
+            level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+            logger.log(level, "%s %s %s %s %.0f ms", request_id, scope["method"], scope["path"], status, duration)

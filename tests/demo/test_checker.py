@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from demo.captions import Attribute, sample_caption
+from demo.checker import check, look
+from demo.scenes import BACKGROUNDS, COLOURS, POSITIONS, RELATIONS, SHAPES, SIZES, Obj, Scene, render, sample_scene
+
+VALUES = {
+    "background": tuple(BACKGROUNDS),
+    "position": tuple(" ".join(p) for p in POSITIONS),
+    "relation": RELATIONS,
+    "shape": SHAPES,
+    "colour": tuple(COLOURS),
+    "size": SIZES,
+    "count": ("1", "2"),
+}
+
+
+def test_clean_renders_pass() -> None:
+    rng = random.Random(1)
+    for _ in range(200):
+        scene = sample_scene(rng)
+        assert check(render(scene), sample_caption(rng, scene).attributes) == []
+
+
+def full_description(scene: Scene) -> list[Attribute]:
+    where = Attribute("relation", scene.relation) if scene.relation else Attribute("position", " ".join(scene.position or ()))
+    looks = [Attribute(k, getattr(o, k), i) for i, o in enumerate(scene.objects) for k in ("shape", "colour", "size")]
+    return [Attribute("count", str(len(scene.objects))), Attribute("background", scene.background), where, *looks]
+
+
+def test_a_changed_attribute_is_reported() -> None:
+    rng = random.Random(2)
+    for _ in range(40):
+        scene = sample_scene(rng)
+        attributes = full_description(scene)
+        for place, old in enumerate(attributes):
+            wrong = replace(old, value=rng.choice([v for v in VALUES[old.kind] if v != old.value]))
+            failures = check(render(scene), [*attributes[:place], wrong, *attributes[place + 1 :]])
+            assert len(failures) == 1
+            if len(scene.objects) == 1 or wrong.index is None:
+                assert failures == [wrong]
+
+
+def test_missing_object_fails() -> None:
+    scene = Scene("white", (Obj("circle", "red", "large", 64, 64),), position=("centre", "centre"))
+    second = [Attribute("shape", "square", 1), Attribute("relation", "above")]
+    assert check(render(scene), [Attribute("count", "2"), Attribute("shape", "circle", 0), *second]) == [
+        Attribute("count", "2"),
+        *second,
+    ]
+
+
+def test_looks_through_noise_and_blur() -> None:
+    scene = Scene("beige", (Obj("diamond", "pink", "small", 32, 96),), position=("bottom", "left"))
+    noise = np.random.default_rng(0).normal(0, 8, (128, 128, 3))
+    background, objects = look(np.clip(render(scene) + noise, 0, 255).astype(np.uint8))
+    assert background == "beige"
+    assert [(o.shape, o.colour, o.size, o.position) for o in objects] == [("diamond", "pink", "small", "bottom left")]
+
+
+def test_plain_image_shows_no_object() -> None:
+    assert look(np.full((128, 128, 3), 250, np.uint8)) == ("white", [])
+
+
+def test_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"image is uint8 \(64, 64, 3\)"):
+        check(np.zeros((64, 64, 3), np.uint8), [])

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import pytest
+
+from demo.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, SNAP, Scene, render, sample_scene, shape_mask
+
+
+def scenes(seed: int, count: int = 200) -> list[Scene]:
+    rng = random.Random(seed)
+    return [sample_scene(rng) for _ in range(count)]
+
+
+def test_same_seed_same_scenes_and_pixels() -> None:
+    assert scenes(3) == scenes(3) != scenes(4)
+    digests = {hashlib.sha256(b"".join(render(s).tobytes() for s in scenes(3, 20))).hexdigest() for _ in range(2)}
+    assert len(digests) == 1
+
+
+def test_objects_are_snapped_inside_the_image_and_apart() -> None:
+    for scene in scenes(5):
+        for obj in scene.objects:
+            assert obj.x % SNAP == obj.y % SNAP == 0
+            assert obj.half <= obj.x <= IMAGE_SIZE - obj.half
+            assert obj.half <= obj.y <= IMAGE_SIZE - obj.half
+        if scene.relation:
+            first, second = scene.objects
+            gap = max(abs(first.x - second.x), abs(first.y - second.y)) - first.half - second.half
+            assert gap >= 6
+
+
+def test_relation_is_the_only_one_that_holds() -> None:
+    for scene in scenes(6):
+        if scene.relation:
+            first, second = scene.objects
+            dx, dy = second.x - first.x, second.y - first.y
+            along, across = (dx, dy) if scene.relation in ("left of", "right of") else (dy, dx)
+            assert (along > 0) == (scene.relation in ("left of", "above"))
+            assert abs(along) > abs(across)
+
+
+def test_rendering_shows_background_and_colours() -> None:
+    for scene in scenes(7, 50):
+        pixels = render(scene)
+        assert pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+        assert pixels.dtype == np.uint8
+        assert tuple(pixels[0, 0]) == BACKGROUNDS[scene.background]
+        for obj in scene.objects:
+            assert tuple(pixels[obj.y, obj.x]) == COLOURS[obj.colour]
+
+
+def test_palette_colours_are_told_apart() -> None:
+    palette = [*COLOURS.values(), *BACKGROUNDS.values()]
+    distances = [np.linalg.norm(np.subtract(a, b)) for i, a in enumerate(palette) for b in palette[:i]]
+    assert min(distances) > 60
+
+
+def test_unknown_shape_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown shape 'star'; known: circle"):
+        shape_mask("star", 10)

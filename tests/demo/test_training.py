@@ -1,0 +1,104 @@
+"""One step of each trainer, and that a resumed run goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from demo import train_vq
+from demo.export import export, load_exported
+from demo.generate import Sampling
+from demo.model import GPTConfig
+from demo.scenes import render
+from demo.train_ar import ARTrainer, encode_scenes, training_scenes
+from demo.train_vq import VQTrainer, prepare, shrink
+from demo.training import Budget, Trainer, learning_rate, run
+from demo.vq_start import fresh, grown
+from llamagen_tokenizer.config import VQConfig
+
+TINY_GPT = GPTConfig(dim=32, n_layer=1, n_head=2, caption_dim=16, vocab_size=64)
+TINY_VQ = VQConfig(64, 8, (1, 1, 1), (2, 1, 1), z_channels=32, ch=32, num_res_blocks=1)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(train_vq, "CONFIG", TINY_VQ)
+    monkeypatch.setattr(train_vq, "BATCHES", {4: 2, 8: 2, 16: 1})
+    monkeypatch.setattr(train_vq, "CONTINUOUS_STEPS", 1)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def vq_trainer(steps: int) -> VQTrainer:
+    return VQTrainer(Budget(steps=steps))
+
+
+def ar_trainer(steps: int) -> ARTrainer:
+    scenes = training_scenes(8, seed=0)
+    codes = torch.randint(64, (8, 64), generator=torch.Generator().manual_seed(0)).to(torch.int16)
+    return ARTrainer(Budget(steps=steps), scenes, codes, config=TINY_GPT, batch=4)
+
+
+@pytest.mark.parametrize("make", [vq_trainer, ar_trainer])
+def test_resumed_run_equals_an_unbroken_one(make: Callable[[int], Trainer], tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    whole, first, second = make(4), make(4), make(4)
+    for _ in range(4):
+        whole.step()
+    for _ in range(2):
+        first.step()
+    first.budget.steps = 2
+    run(first, tmp_path)  # only saves
+    run(second, tmp_path)
+    assert second.count == 4
+    for name, value in whole.state_dict()["model"].items():
+        torch.testing.assert_close(second.state_dict()["model"][name], value, atol=1e-6, rtol=0, msg=name)
+
+
+def test_grown_tokenizer_sees_and_draws_as_the_smaller_one() -> None:
+    small_model = fresh(TINY_VQ).eval()
+    big = grown(small_model).eval()
+    images = prepare([render(s) for s in training_scenes(2, seed=1)], big.config)
+    assert big.config.downsample == 2 * small_model.config.downsample
+    with torch.no_grad():
+        wanted = small_model.quant_conv(small_model.encoder(shrink(images, images.shape[-1] // 2)))
+        got = big.quant_conv(big.encoder(images))
+    assert torch.nn.functional.cosine_similarity(wanted, got, dim=1).mean() > 0.95
+
+
+def test_stages_after_the_first(tmp_path: Path) -> None:
+    start = fresh(TINY_VQ).eval().requires_grad_(False)
+    for keep_codes in (False, True):
+        trainer = VQTrainer(Budget(steps=1), start=start, keep_codes=keep_codes)
+        assert trainer.step()["loss"] > 0
+        changed = not torch.equal(trainer.model.quantize.embedding.weight, start.quantize.embedding.weight)
+        assert changed != keep_codes
+
+
+def test_exported_models_draw(tmp_path: Path) -> None:
+    vq = fresh(TINY_VQ).eval().requires_grad_(False)
+    scenes = training_scenes(8, seed=0)
+    trainer = ARTrainer(Budget(steps=1), scenes, encode_scenes(vq, scenes), config=TINY_GPT, batch=4)
+    trainer.step()
+    assert export(trainer.model.eval(), vq, tmp_path) < 2_000_000
+    generate = load_exported(tmp_path, Sampling(top_k=5))
+    images = generate(["a red circle", "Ein Bär 🐻 on the left."], 3.0, 7)
+    assert images.shape == (2, 32, 32, 3)
+    assert (images == generate(["a red circle", "Ein Bär 🐻 on the left."], 3.0, 7)).all()
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    rates = [learning_rate(1.0, step, step / 400) for step in range(401)]
+    assert rates[0] == 0.01
+    assert max(rates) < 1.0
+    assert rates.index(max(rates)) == 99
+    assert rates[-1] == pytest.approx(0.01)
+
+
+def test_budget_takes_one_measure() -> None:
+    with pytest.raises(ValueError, match="either steps or minutes, got steps=5 and minutes=1"):
+        Budget(steps=5, minutes=1)
