@@ -14,9 +14,10 @@ from unittest import mock
 def llamagen_engine(model_dir: Path, guidance_streams: int = 2, **flags: Any) -> Iterator[Any]:
     """A vLLM ``LLM`` in float32, eager, with the flags that `llamagen_server` gives it."""
     with mock.patch.dict(os.environ, {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}):
-        from llamagen_server import vllm_args
         from vllm import LLM
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        from llamagen_server import vllm_args
         from vllm_llamagen.config import LlamaGenConfig
 
         config = LlamaGenConfig.from_pretrained(model_dir)

@@ -29,8 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         importlib.import_module(f"llamagen_server.{command}").run(args)
     except (ValueError, OSError) as error:
-        print(f"llamagen {command}: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"llamagen {command}: {error}\n")
     except KeyboardInterrupt:
         sys.exit(130)
 

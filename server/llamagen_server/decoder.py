@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from llamagen_tokenizer import VQModel, to_uint8
 from numpy.typing import NDArray
+
+from llamagen_tokenizer import VQModel, to_uint8
 
 
 class ImageDecoder:

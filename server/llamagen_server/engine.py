@@ -69,7 +69,9 @@ class VLLMEngine:
     async def generate(self, request: EngineRequest) -> AsyncIterator[list[int]]:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        outputs = self._llm.generate(self._prompt(request.condition), self._params(request.sampling), request.request_id)
+        outputs = self._llm.generate(
+            self._prompt(request.condition), self._params(request.sampling), request.request_id
+        )
         try:
             async for output in outputs:
                 yield list(output.outputs[0].token_ids)

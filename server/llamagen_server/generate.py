@@ -7,10 +7,11 @@ import asyncio
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from llamagen_server.images import OutputFormat, encode_image
 from llamagen_server.request import ImageRequest, describe
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMATS = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+FORMATS: dict[str, OutputFormat] = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--class-id", type=int, action="append", help="class, for a class model; may be repeated")
     parser.add_argument("--cfg-scale", type=float, help="guidance scale (default: the model's)")
-    parser.add_argument("--cfg-interval", type=int, default=-1, help="guide only image tokens 0 to K + 1 (default: all)")
+    parser.add_argument(
+        "--cfg-interval", type=int, default=-1, help="guide only image tokens 0 to K + 1 (default: all)"
+    )
     parser.add_argument("--temperature", type=float, help="0 is greedy (default: the model's)")
     parser.add_argument("--top-k", type=int, help="0 keeps every code (default: the model's)")
     parser.add_argument("--top-p", type=float, help="(default: the model's)")
@@ -65,7 +68,9 @@ def split_words(words: list[str]) -> tuple[str | None, list[str]]:
 def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRequest]:
     if prompts and args.class_id:
         raise ValueError("give prompts or --class-id, not both")
-    conditions = [{"prompt": prompt} for prompt in prompts] or [{"class_id": c} for c in args.class_id or ()]
+    conditions: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts] or [
+        {"class_id": c} for c in args.class_id or ()
+    ]
     if not conditions:
         raise ValueError("nothing to draw: give a prompt (text models) or --class-id (class models)")
     names = ("n", "cfg_scale", "cfg_interval", "temperature", "top_k", "top_p", "seed")
@@ -88,8 +93,6 @@ def output_files(out: Path, count: int) -> list[Path]:
 
 
 async def _generate(pipeline: Pipeline, requests: list[ImageRequest], files: list[Path]) -> None:
-    from llamagen_server.images import encode_image
-
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(pipeline.generate(r, f"{i}")) for i, r in enumerate(requests)]

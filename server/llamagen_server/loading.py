@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from llamagen_tokenizer import load_vq
 from torch import Tensor
-from vllm_llamagen.condition import TextCondition
 
 from llamagen_server import vllm_args
 from llamagen_server.decoder import ImageDecoder
@@ -18,6 +16,8 @@ from llamagen_server.engine import VLLMEngine
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline import Pipeline
 from llamagen_server.text_encoder import TextEncoder
+from llamagen_tokenizer import load_vq
+from vllm_llamagen.condition import TextCondition
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llamagen_server.condition import resolve_condition
 from llamagen_server.decoder import ImageDecoder
 from llamagen_server.engine import Engine, EngineError, EngineRequest, Sampling
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.condition import resolve_condition
-from llamagen_server.request import MAX_SEED, ImageRequest, InvalidRequest
+from llamagen_server.request import MAX_SEED, ImageRequest, InvalidRequestError
+
 T = TypeVar("T")
 
 
@@ -69,7 +70,7 @@ class Pipeline:
         """Makes ``request.n`` pictures; picture j is drawn with seed ``seed + j``.
 
         Raises:
-            InvalidRequest: the request does not fit the model.
+            InvalidRequestError: the request does not fit the model.
             EngineError: the engine failed.
         """
         timings = Timings()
@@ -98,8 +99,8 @@ class Pipeline:
         start = time.perf_counter()
         sampling = replace(sampling, seed=sampling.seed + j)
         codes: list[int] = []
-        async for codes in self.engine.generate(EngineRequest(request_id, condition, sampling)):
-            pass
+        async for known in self.engine.generate(EngineRequest(request_id, condition, sampling)):
+            codes = known
         expected = self.model.config.num_image_tokens
         if len(codes) != expected:
             raise EngineError(f"the engine returned {len(codes)} codes, expected {expected}")
@@ -125,7 +126,7 @@ class Pipeline:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._text_thread, self._encode_text, condition)
         except ValueError as error:
-            raise InvalidRequest(str(error), "prompt") from None
+            raise InvalidRequestError(str(error), "prompt") from None
 
     def shutdown(self) -> None:
         self._text_thread.shutdown(wait=False, cancel_futures=True)

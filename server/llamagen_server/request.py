@@ -10,7 +10,7 @@ MAX_IMAGES = 10
 MAX_SEED = 2**32 - 1
 
 
-class InvalidRequest(ValueError):
+class InvalidRequestError(ValueError):
     """A request that cannot be served; ``param`` names the field that is wrong."""
 
     def __init__(self, message: str, param: str | None = None) -> None:

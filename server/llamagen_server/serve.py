@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to `_serve`: uvicorn would raise them again after the last reply, before the engine is stopped."""
+        """Leaves signals to `_serve`: uvicorn would raise them again before the engine is stopped."""
         yield
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llamagen_server.captions import clean_caption
-from llamagen_server.encoder_files import encoder_width
+from llamagen_server.model_dir.encoder_files import encoder_width
 
 MAX_CHARACTERS = 4096
 """Longest prompt that is cleaned and tokenized at all: some rules of `clean_caption` take time quadratic in it."""
@@ -74,7 +74,7 @@ class TextEncoder:
             raise ValueError(f"the prompt has {len(prompt)} characters, at most {MAX_CHARACTERS} are allowed")
         if not prompt.strip():
             raise ValueError("the prompt is empty")
-        text = clean_caption(prompt) if self._clean else prompt.strip()
+        text = clean_caption(prompt) if self._clean else prompt.lower().strip()  # as the official T5Embedder
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError("the prompt is not valid Unicode, it has half of a surrogate pair")
         if not text:

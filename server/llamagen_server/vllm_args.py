@@ -9,6 +9,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import psutil
+
 from vllm_llamagen.config import LlamaGenConfig
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> 
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
+
     from vllm_llamagen.guidance import logits_processor
 
     args.model = path

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from llamagen_server import __version__, cli
 from llamagen_server.generate import output_files, split_words
 

@@ -185,7 +185,7 @@ def test_failure_leaves_nothing(convert: Convert, c2i: Args, out: Path, monkeypa
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llamagen_server.convert.save_vq", full)
+    monkeypatch.setattr("llamagen_server.convert.command.save_vq", full)
     with pytest.raises(ValueError, match=r"^--out .*: cannot be written \(.*No space left on device\)"):
         convert(out, **c2i)
     assert list(out.parent.iterdir()) == []

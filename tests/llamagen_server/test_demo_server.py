@@ -20,10 +20,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
-
-from demo.captions import test_captions as held_out_captions
+from demo.captions import held_out_captions
 from demo.checker import check
+from PIL import Image
 
 pytestmark = pytest.mark.engine
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from llamagen_tokenizer import CONFIGS, CheckpointError, VQConfig, VQModel, load_vq, load_vq_pt, save_vq
 from llamagen_tokenizer.checkpoint import read_pt
 

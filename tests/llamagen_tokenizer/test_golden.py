@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from llamagen_tokenizer import VQConfig, VQModel, load_vq, load_vq_pt, save_vq, to_uint8
 from safetensors.torch import load_file
+
+from llamagen_tokenizer import VQConfig, VQModel, load_vq, load_vq_pt, save_vq, to_uint8
 
 
 @pytest.fixture(scope="module")

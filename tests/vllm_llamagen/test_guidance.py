@@ -10,6 +10,7 @@ import pytest
 import torch
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
 from vllm_llamagen.guidance import Guidance, GuidanceV1, GuidanceV2, SingleStreamV1, check_engine, check_params, mix
 
 CODES, VOCAB = 6, 8
@@ -78,7 +79,9 @@ def test_parameters_that_would_bypass_guidance_are_refused(field: dict[str, Any]
 
 
 def test_plain_sampling_is_accepted() -> None:
-    check_params(SamplingParams(temperature=0.7, top_k=100, top_p=0.9, min_p=0.1, seed=3, max_tokens=64, ignore_eos=True))
+    check_params(
+        SamplingParams(temperature=0.7, top_k=100, top_p=0.9, min_p=0.1, seed=3, max_tokens=64, ignore_eos=True)
+    )
     check_params(params(cfg_scale=0, cfg_interval=-1))
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.vllm_engine import llamagen_engine
 from torch import Tensor
 from vllm import LLM, SamplingParams
+
 from vllm_llamagen.condition import TextCondition
 from vllm_llamagen.config import LlamaGenConfig
-
-from tests.vllm_engine import llamagen_engine
 
 pytestmark = pytest.mark.engine
 

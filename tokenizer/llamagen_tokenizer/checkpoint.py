@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
@@ -41,9 +42,10 @@ def load_pt(path: str | Path) -> Mapping[str, object]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it holds a {refused[1]}" if refused else "weights-only loading refuses it"
         raise CheckpointError(f"{path}: not a checkpoint of plain tensors ({reason})") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # the unpickler meets damaged data with any error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: damaged or not a torch checkpoint ({reason})") from None
     if not isinstance(content, Mapping):

@@ -43,7 +43,13 @@ class VQConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> VQConfig:
         """Builds a config from official ``ModelArgs`` fields; fields that only concern training are ignored."""
-        training_only = {"codebook_l2_norm", "codebook_show_usage", "commit_loss_beta", "entropy_loss_ratio", "dropout_p"}
+        training_only = {
+            "codebook_l2_norm",
+            "codebook_show_usage",
+            "commit_loss_beta",
+            "entropy_loss_ratio",
+            "dropout_p",
+        }
         names = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - names - training_only):
             raise ValueError(f"unknown VQ config field {', '.join(unknown)}; known: {', '.join(sorted(names))}")

@@ -38,4 +38,7 @@ class TextCondition(nn.Module):
         if not 0 < len(rows) <= limit:
             raise ValueError(f"the caption has {len(rows)} tokens, must have 1 to {limit}")
         streams = [rows.type_as(self.fc1), self.uncond_embedding[limit - len(rows) :]][: self.guidance_streams]
-        return torch.cat([F.linear(F.gelu(F.linear(s, self.fc1), approximate="tanh"), self.fc2) for s in streams], dim=-1)
+        return torch.cat([self._project(stream) for stream in streams], dim=-1)
+
+    def _project(self, rows: Tensor) -> Tensor:
+        return F.linear(F.gelu(F.linear(rows, self.fc1), approximate="tanh"), self.fc2)

@@ -4,8 +4,8 @@ A request says how it is guided in ``SamplingParams.extra_args``:
 
 - ``cfg_scale``: finite number >= 0. The logits are ``u + cfg_scale * (c - u)`` of the unconditional and the conditional
   stream: 1 is the conditional model alone, 0 the unconditional one. (The official code knows no scale below 1.)
-- ``cfg_interval``: integer >= -1. -1 guides every token. ``k >= 0`` guides the first token and decode steps 0 to k, that
-  is image tokens 0 to k + 1; the rest are conditional only (official ``generate`` and ``decode_n_tokens``).
+- ``cfg_interval``: integer >= -1. -1 guides every token. ``k >= 0`` guides the first token and decode steps 0 to k,
+  that is image tokens 0 to k + 1; the rest are conditional only (official ``generate`` and ``decode_n_tokens``).
 
 Without ``cfg_scale`` a request has the default of the model directory's ``generation_config.json``, else 1.
 """

@@ -120,7 +120,9 @@ class TransformerBlock(nn.Module):
         return x + self.feed_forward(self.ffn_norm(x))
 
 
-@support_torch_compile(dynamic_arg_dims={"input_ids": 0, "positions": -1, "intermediate_tensors": 0, "inputs_embeds": 0})
+@support_torch_compile(
+    dynamic_arg_dims={"input_ids": 0, "positions": -1, "intermediate_tensors": 0, "inputs_embeds": 0}
+)
 class LlamaGenModel(nn.Module):
     cos_sin: Tensor
 
@@ -152,6 +154,7 @@ class LlamaGenModel(nn.Module):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         if inputs_embeds is None:
+            assert input_ids is not None
             inputs_embeds = self.embed_input_ids(input_ids)
         if positions.ndim == 2:  # M-RoPE: three equal rows
             positions = positions[0]

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from vllm_llamagen.config import LlamaGenConfig
 
-TEXT_CONDITION = ("cls_embedding.cap_proj.fc1.weight", "cls_embedding.cap_proj.fc2.weight", "cls_embedding.uncond_embedding")
+TEXT_CONDITION = (
+    "cls_embedding.cap_proj.fc1.weight",
+    "cls_embedding.cap_proj.fc2.weight",
+    "cls_embedding.uncond_embedding",
+)
 """Tensors of a text model that turn T5 rows into input embeddings; the engine never sees them (see `condition`)."""
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from llamagen_server.engine import EngineError
-from llamagen_server.request import InvalidRequest, describe
+from llamagen_server.request import InvalidRequestError, describe
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def install(app: FastAPI) -> None:
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
         return reply(error.status, error.message, error.param, error.code)
 
-    @app.exception_handler(InvalidRequest)
-    async def invalid_request(request: Request, error: InvalidRequest) -> JSONResponse:
+    @app.exception_handler(InvalidRequestError)
+    async def invalid_request(request: Request, error: InvalidRequestError) -> JSONResponse:
         return reply(400, str(error), error.param)
 
     @app.exception_handler(RequestValidationError)

@@ -59,7 +59,9 @@ async def generations(
 ) -> ImagesResponse:
     """Makes pictures of a prompt."""
     if body.model not in (None, model):
-        raise ApiError(404, f"model {body.model!r} does not exist; this server has {model!r}", "model", "model_not_found")
+        raise ApiError(
+            404, f"model {body.model!r} does not exist; this server has {model!r}", "model", "model_not_found"
+        )
     side = pipeline.model.image_size
     if body.size not in ("auto", own := f"{side}x{side}"):
         raise ApiError(400, f"size is {body.size!r}, must be 'auto' or '{own}'", "size")

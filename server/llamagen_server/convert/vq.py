@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llamagen_server.json_file import read_object
-from llamagen_server.tensor_files import Shapes, difference, vq_shapes
+from llamagen_server.model_dir.json_file import read_object
+from llamagen_server.model_dir.tensor_files import Shapes, difference, vq_shapes
 from llamagen_tokenizer import CONFIGS, CheckpointError, VQConfig, VQModel, load_vq_pt
 from llamagen_tokenizer.checkpoint import VQ_KEYS, read_pt
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llamagen_server.json_file import read_object
+from llamagen_server.model_dir.json_file import read_object
 from llamagen_tokenizer import VQConfig, VQModel
 
 Shapes = Mapping[str, Sequence[int]]

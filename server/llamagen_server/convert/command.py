@@ -1,30 +1,26 @@
-"""``llamagen convert``: makes a model directory from the files of the official repository."""
+"""Arguments and course of ``llamagen convert``."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llamagen_server.checkpoint_config import infer_config, is_buffer
-from llamagen_server.checkpoint_grid import Hints
-from llamagen_server.checkpoint_vq import read_vq
-from llamagen_server.encoder_files import check_encoder, copy_encoder
-from llamagen_server.json_file import read_object
-from llamagen_server.labels import Labels, read_labels, write_labels
-from llamagen_server.model_dir import DTYPES, ModelDir
-from llamagen_server.sampling_defaults import OFFICIAL_DEFAULTS, SamplingDefaults, write_defaults
+from llamagen_server.convert.config import infer_config, is_buffer
+from llamagen_server.convert.grid import Hints
+from llamagen_server.convert.output_dir import free_directory, make_readable, staged
+from llamagen_server.convert.vq import read_vq
+from llamagen_server.model_dir.directory import DTYPES, ModelDir
+from llamagen_server.model_dir.encoder_files import check_encoder, copy_encoder
+from llamagen_server.model_dir.json_file import read_object
+from llamagen_server.model_dir.labels import Labels, read_labels, write_labels
+from llamagen_server.model_dir.sampling_defaults import OFFICIAL_DEFAULTS, SamplingDefaults, write_defaults
 from llamagen_tokenizer import VQModel, save_vq
 from llamagen_tokenizer.checkpoint import find_weights, load_pt
 from vllm_llamagen.config import LlamaGenConfig
@@ -66,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError: an input cannot be used, or the output cannot be written; one line that says which and why.
     """
-    out = _free_directory(Path(args.out))
+    out = free_directory(Path(args.out))
     vq = read_vq(args.vq_ckpt, args.vq_config)
     config, weights = _read_gpt(args, vq)
     _check_codebook(config, vq, args)
@@ -75,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         config.text_encoder = args.text_encoder
     defaults = _defaults(args, config)
     labels = _labels(args, config)
-    with _staged(out) as directory:
+    with staged(out) as directory:
         config.save_pretrained(directory)
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
         write_defaults(directory / "generation_config.json", defaults)
@@ -84,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
             copy_encoder(encoder, directory / "text_encoder")
         if labels is not None:
             write_labels(directory / "labels.json", labels)
-        _make_readable(directory)
+        make_readable(directory)
         model = ModelDir.open(directory)
     size = sum(tensor.numel() for tensor in weights.values())
     logger.info("%s: %s model, %d parameters, %d pixels", out, config.condition, size, model.image_size)
@@ -157,32 +153,3 @@ def _labels(args: argparse.Namespace, config: LlamaGenConfig) -> Labels | None:
     if config.condition == "text":
         raise ValueError(f"{args.gpt_ckpt} is a text model, it takes no --labels")
     return read_labels(args.labels, config.num_classes)
-
-
-def _make_readable(directory: Path) -> None:
-    """Gives weights the mode of the other files; safetensors writes files that only their owner can read."""
-    mode = (directory / "config.json").stat().st_mode
-    for path in directory.rglob("*.safetensors"):
-        path.chmod(mode)
-
-
-def _free_directory(out: Path) -> Path:
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"--out {out}: the directory is not empty")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out}: is a file")
-    return out.resolve()
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A directory beside ``out`` that becomes ``out`` at the end, or is removed if anything fails."""
-    stage = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    try:
-        stage.mkdir(parents=True)
-        yield stage
-        stage.rename(out)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"--out {out}: cannot be written ({error})") from None
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A model directory: what it holds, checked without reading its weights."""
+"""``ModelDir``: one directory, checked as a whole."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from llamagen_server.encoder_files import check_encoder
-from llamagen_server.json_file import read_object
-from llamagen_server.labels import Labels, read_labels
-from llamagen_server.sampling_defaults import SamplingDefaults, read_defaults
-from llamagen_server.tensor_files import difference, read_tensors, stored_shapes, vq_shapes
+from llamagen_server.model_dir.encoder_files import check_encoder
+from llamagen_server.model_dir.json_file import read_object
+from llamagen_server.model_dir.labels import Labels, read_labels
+from llamagen_server.model_dir.sampling_defaults import SamplingDefaults, read_defaults
+from llamagen_server.model_dir.tensor_files import difference, read_tensors, stored_shapes, vq_shapes
 from llamagen_tokenizer import VQConfig
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.weights import TEXT_CONDITION, check_shapes
-
-__all__ = ["ModelDir", "ModelDirError", "SamplingDefaults"]
 
 ARCHITECTURES = ["LlamaGenForCausalLM"]
 DTYPES = ("float32", "bfloat16", "float16")

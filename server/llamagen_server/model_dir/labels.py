@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llamagen_server.json_file import read_object, write_object
+from llamagen_server.model_dir.json_file import read_object, write_object
 
 Labels = dict[int, list[str]]
 """Class id -> its names, the usual one first."""

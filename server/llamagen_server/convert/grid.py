@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamagen_server.tensor_files import Shapes
+from llamagen_server.model_dir.tensor_files import Shapes
 
 OFFICIAL_NAME = re.compile(r"(?:c2i|t2i)_(?:B|L|XL|XXL|XXXL|1B|3B|7B)(?:_stage\d)?_(256|384|512)\.pt")
 """File names of the released checkpoints end with the image size."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llamagen_server.json_file import read_object
+from llamagen_server.model_dir.json_file import read_object
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 """Each is enough for a T5 or CLIP tokenizer."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from llamagen_server.json_file import read_object, write_object
+from llamagen_server.model_dir.json_file import read_object, write_object
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,4 @@ def read_defaults(path: str | Path, condition: str) -> SamplingDefaults:
 
 
 def write_defaults(path: str | Path, defaults: SamplingDefaults) -> None:
-    write_object(path, asdict(defaults))
+    write_object(path, {"do_sample": True} | asdict(defaults))  # do_sample: transformers warns without it

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llamagen_server.checkpoint_grid import Hints, find_grid
-from llamagen_server.tensor_files import Shapes
+from llamagen_server.convert.grid import Hints, find_grid
+from llamagen_server.model_dir.tensor_files import Shapes
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.weights import check_shapes
 

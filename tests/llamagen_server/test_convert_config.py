@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from llamagen_server.checkpoint_config import infer_config
-from llamagen_server.checkpoint_grid import Hints
+from llamagen_server.convert.config import infer_config
+from llamagen_server.convert.grid import Hints
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.weights import official_shapes
 

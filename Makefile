@@ -1,0 +1,36 @@
+# `make` lists the targets. DEVICE=cpu|cuda overrides the detected device, PYTHON=... the interpreter of a new .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint types bench clean runtime dev
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo "Variables: MODEL=DIR  ARGS='--port 8080'  DEVICE=cpu|cuda  PYTHON=python3.12 (for a new $(VENV))"
+
+serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
+	@$(BIN)/llamagen serve $(MODEL) $(ARGS)
+
+test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: dev ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: dev ## check the annotations
+	$(BIN)/mypy $(ARGS)
+
+bench: runtime ## measure the engine's speed with MODEL
+	@$(BIN)/llamagen bench engine $(MODEL) $(ARGS)
+
+clean: ## remove caches and build output (the virtual environment stays)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find server vllm_plugin tokenizer tests demo scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+runtime:
+	@scripts/install.sh $(VENV) "$(DEVICE)"
+
+dev:
+	@scripts/install.sh $(VENV) "$(DEVICE)" dev
