@@ -22,8 +22,8 @@ lint: dev ## check style and formatting
 types: dev ## check the annotations
 	$(BIN)/mypy $(ARGS)
 
-bench: runtime ## measure the engine's speed with MODEL
-	@$(BIN)/llamagen bench engine $(MODEL) $(ARGS)
+bench: runtime ## measure the engine's speed (ARGS='--size L --batch 1 8 32')
+	@$(BIN)/llamagen bench engine $(ARGS)
 
 clean: ## remove caches and build output (the virtual environment stays)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

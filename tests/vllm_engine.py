@@ -14,7 +14,6 @@ from unittest import mock
 def llamagen_engine(model_dir: Path, guidance_streams: int = 2, **flags: Any) -> Iterator[Any]:
     """A vLLM ``LLM`` in float32, eager, with the flags that `llamagen_server` gives it."""
     with mock.patch.dict(os.environ, {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}):
-        from vllm import LLM
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         from llamagen_server import vllm_args
@@ -24,8 +23,7 @@ def llamagen_engine(model_dir: Path, guidance_streams: int = 2, **flags: Any) ->
         config.guidance_streams = guidance_streams
         parsed = vllm_args.default_flags(enforce_eager=True, disable_log_stats=True, max_logprobs=-1, **flags)
         parsed.logprobs_mode = "processed_logits"
-        arguments = vars(vllm_args.engine_args(parsed, str(model_dir), config))
-        llm = LLM(**{name: value for name, value in arguments.items() if name not in ("enable_log_requests",)})
+        llm = vllm_args.start_offline_engine(vllm_args.engine_args(parsed, str(model_dir), config))
         yield llm
         llm.llm_engine.engine_core.shutdown()
         del llm

@@ -14,6 +14,7 @@ COMMANDS = {
     "serve": "serve a model over HTTP",
     "generate": "make pictures from the command line",
     "convert": "make a model directory from the official checkpoint files",
+    "bench": "measure speed",
 }
 """Each is a module of this package with ``add_arguments(parser)`` and ``run(args)``, imported when it is called."""
 

@@ -13,6 +13,7 @@ import psutil
 from vllm_llamagen.config import LlamaGenConfig
 
 if TYPE_CHECKING:
+    from vllm import LLM
     from vllm.engine.arg_utils import AsyncEngineArgs
 
 logger = logging.getLogger(__name__)
@@ -86,3 +87,12 @@ def start_engine(args: AsyncEngineArgs) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     return AsyncLLM.from_engine_args(args)
+
+
+def start_offline_engine(args: AsyncEngineArgs) -> LLM:
+    """Starts vLLM for batches that are known from the start."""
+    from vllm import LLM
+
+    arguments = vars(args)
+    asynchronous_only = ("enable_log_requests",)
+    return LLM(**{name: value for name, value in arguments.items() if name not in asynchronous_only})

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from demo.captions import Attribute, sample_caption
 from demo.checker import check, look
 from demo.scenes import BACKGROUNDS, COLOURS, POSITIONS, RELATIONS, SHAPES, SIZES, Obj, Scene, render, sample_scene
@@ -29,7 +28,11 @@ def test_clean_renders_pass() -> None:
 
 
 def full_description(scene: Scene) -> list[Attribute]:
-    where = Attribute("relation", scene.relation) if scene.relation else Attribute("position", " ".join(scene.position or ()))
+    where = (
+        Attribute("relation", scene.relation)
+        if scene.relation
+        else Attribute("position", " ".join(scene.position or ()))
+    )
     looks = [Attribute(k, getattr(o, k), i) for i, o in enumerate(scene.objects) for k in ("shape", "colour", "size")]
     return [Attribute("count", str(len(scene.objects))), Attribute("background", scene.background), where, *looks]
 

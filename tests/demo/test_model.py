@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
-
 from demo.generate import Sampling, filter_logits, generate_codes
 from demo.model import GPT, GPTConfig
+from safetensors.torch import load_file
+from torch import Tensor
 
 Golden = dict[str, Tensor]
 

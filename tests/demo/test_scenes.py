@@ -5,7 +5,6 @@ import random
 
 import numpy as np
 import pytest
-
 from demo.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, SNAP, Scene, render, sample_scene, shape_mask
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from demo import train_vq
 from demo.export import export, load_exported
 from demo.generate import Sampling
 from demo.model import GPTConfig
@@ -17,6 +15,8 @@ from demo.train_ar import ARTrainer, encode_scenes, training_scenes
 from demo.train_vq import VQTrainer, prepare, shrink
 from demo.training import Budget, Trainer, learning_rate, run
 from demo.vq_start import fresh, grown
+
+from demo import train_vq
 from llamagen_tokenizer.config import VQConfig
 
 TINY_GPT = GPTConfig(dim=32, n_layer=1, n_head=2, caption_dim=16, vocab_size=64)
@@ -46,13 +46,15 @@ def ar_trainer(steps: int) -> ARTrainer:
 @pytest.mark.parametrize("make", [vq_trainer, ar_trainer])
 def test_resumed_run_equals_an_unbroken_one(make: Callable[[int], Trainer], tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    whole, first, second = make(4), make(4), make(4)
+    whole = make(4)
     for _ in range(4):
         whole.step()
+    first = make(4)
     for _ in range(2):
         first.step()
     first.budget.steps = 2
     run(first, tmp_path)  # only saves
+    second = make(4)
     run(second, tmp_path)
     assert second.count == 4
     for name, value in whole.state_dict()["model"].items():

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from transformers import PreTrainedConfig
 
 ATTENTION_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Head sizes that vLLM's attention kernels have on CPU and on GPU; others are padded with zeros (3B: 100 to 112)."""
+
+
+class Size(NamedTuple):
+    """Shape of a released network."""
+
+    n_layer: int
+    n_head: int
+    dim: int
+
+    @property
+    def ffn_hidden_dim(self) -> int:
+        return ffn_hidden_dim(self.dim)
+
+
+SIZES = {
+    "B": Size(12, 12, 768),
+    "L": Size(24, 16, 1024),
+    "XL": Size(36, 20, 1280),
+    "XXL": Size(48, 24, 1536),
+    "XXXL": Size(48, 40, 2560),
+    "1B": Size(22, 32, 2048),
+    "3B": Size(24, 32, 3200),
+    "7B": Size(32, 32, 4096),
+}
+"""The official sizes (``GPT_models`` in ``gpt.py``)."""
+
+
+def ffn_hidden_dim(dim: int, multiple_of: int = 256, multiplier: float | None = None) -> int:
+    """Official ``FeedForward``: two thirds of 4 * dim, times the multiplier, rounded up to a multiple."""
+    hidden = int(2 * 4 * dim / 3)
+    if multiplier is not None:
+        hidden = int(multiplier * hidden)
+    return -(-hidden // multiple_of) * multiple_of
 
 
 class LlamaGenConfig(PreTrainedConfig):

@@ -8,11 +8,11 @@ from typing import Any
 
 from llamagen_server.convert.grid import Hints, find_grid
 from llamagen_server.model_dir.tensor_files import Shapes
-from vllm_llamagen.config import LlamaGenConfig
+from vllm_llamagen.config import SIZES, LlamaGenConfig, ffn_hidden_dim
 from vllm_llamagen.weights import check_shapes
 
-N_HEAD = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32, 4096: 32}
-"""Attention heads of the official sizes, by dim: B, L, XL, XXL, 1B, XXXL, 3B, 7B (``GPT_models`` in ``gpt.py``)."""
+N_HEAD = {size.dim: size.n_head for size in SIZES.values()}
+"""Attention heads of the official sizes, by dim."""
 
 TRAINING_ARGS = {
     "initializer_range", "token_dropout_p", "attn_dropout_p", "resid_dropout_p", "ffn_dropout_p", "drop_path_rate",
@@ -132,18 +132,16 @@ def _check_args(known: Mapping[str, Any], args: Mapping[str, Any], file: str) ->
         if name in args and args[name] != value:
             raise ValueError(f"{name} is {args[name]!r} in --gpt-config, but {value!r} in {file}")
     if not {"multiple_of", "ffn_dim_multiplier"}.isdisjoint(args):
-        hidden = _ffn_hidden_dim(known["dim"], args.get("multiple_of", 256), args.get("ffn_dim_multiplier"))
+        hidden = ffn_hidden_dim(known["dim"], *_ffn_args(args))
         if hidden != known["ffn_hidden_dim"]:
             raise ValueError(f"--gpt-config means {hidden} FFN channels, but {file} has {known['ffn_hidden_dim']}")
 
 
-def _ffn_hidden_dim(dim: int, multiple_of: object, multiplier: object) -> int:
-    """Official ``FeedForward``: two thirds of 4 * dim, times the multiplier, rounded up to a multiple."""
-    multiple = _positive_number(multiple_of, "multiple_of")
-    hidden = int(2 * 4 * dim / 3)
-    if multiplier is not None:
-        hidden = int(_positive_number(multiplier, "ffn_dim_multiplier") * hidden)
-    return math.ceil(hidden / multiple) * int(multiple)
+def _ffn_args(args: Mapping[str, Any]) -> tuple[int, float | None]:
+    """``multiple_of`` and ``ffn_dim_multiplier``."""
+    multiple_of = int(_positive_number(args.get("multiple_of", 256), "multiple_of"))
+    multiplier = args.get("ffn_dim_multiplier")
+    return multiple_of, None if multiplier is None else _positive_number(multiplier, "ffn_dim_multiplier")
 
 
 def _positive_number(value: object, name: str) -> float:
