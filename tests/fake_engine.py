@@ -6,7 +6,8 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
-from llamagen_server.engine import EngineError, EngineRequest
+from llamagen_server.engine import EngineRequest
+from llamagen_server.errors import EngineError
 
 
 class FakeEngine:

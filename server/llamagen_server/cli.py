@@ -9,6 +9,7 @@ import os
 import sys
 
 from llamagen_server import __version__
+from llamagen_server.errors import EngineError
 
 COMMANDS = {
     "serve": "serve a model over HTTP",
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
         importlib.import_module(f"llamagen_server.{command}").run(args)
     except (ValueError, OSError) as error:
         parser.exit(2, f"llamagen {command}: {error}\n")
+    except EngineError as error:
+        parser.exit(1, f"llamagen {command}: {error}\n")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -41,7 +44,8 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, str]:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_parser_class(argv))
     for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        usage = "llamagen serve [MODEL] [options]" if name == "serve" else None  # vLLM has two hundred
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".", usage=usage)
         if name in argv[:1]:
             importlib.import_module(f"llamagen_server.{name}").add_arguments(command)
     return parser, argv[0] if argv else ""

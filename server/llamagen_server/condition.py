@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from llamagen_server.errors import InvalidRequestError
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.request import ImageRequest, InvalidRequestError
+from llamagen_server.request import ImageRequest
 
 
 def resolve_condition(request: ImageRequest, model: ModelDir) -> str | int:

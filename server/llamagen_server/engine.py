@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from llamagen_server.errors import EngineError
+
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -32,10 +34,6 @@ class EngineRequest:
     request_id: str
     condition: int | Tensor
     sampling: Sampling
-
-
-class EngineError(Exception):
-    """The engine could not finish a request, or is not running."""
 
 
 class Engine(Protocol):

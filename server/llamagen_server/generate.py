@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from llamagen_server.errors import describe
 from llamagen_server.images import OutputFormat, encode_image
-from llamagen_server.request import ImageRequest, describe
+from llamagen_server.request import ImageRequest
 
 if TYPE_CHECKING:
     from llamagen_server.pipeline import Pipeline

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from llamagen_server.condition import resolve_condition
 from llamagen_server.decoder import ImageDecoder
-from llamagen_server.engine import Engine, EngineError, EngineRequest, Sampling
+from llamagen_server.engine import Engine, EngineRequest, Sampling
+from llamagen_server.errors import EngineError, InvalidRequestError
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.request import MAX_SEED, ImageRequest, InvalidRequestError
+from llamagen_server.request import MAX_SEED, ImageRequest
 
 T = TypeVar("T")
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_IMAGES = 10
 MAX_SEED = 2**32 - 1
-
-
-class InvalidRequestError(ValueError):
-    """A request that cannot be served; ``param`` names the field that is wrong."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 class ImageRequest(BaseModel):
@@ -41,17 +33,3 @@ class ImageRequest(BaseModel):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         None, description="Picture j is drawn with seed + j. Drawn and told if left out."
     )
-
-
-def describe(error: Any) -> tuple[str, str | None]:
-    """One validation error of pydantic -> (message, name of the field)."""
-    if error["type"] == "json_invalid":
-        return f"the body is not valid JSON: {error['ctx']['error']}", None
-    param = ".".join(str(part) for part in error["loc"] if part != "body") or None
-    if error["type"] == "extra_forbidden":
-        return f"unknown field {param!r}", param
-    if error["type"] == "missing":
-        return f"{param or 'the body'} is missing", param
-    message = error["msg"][0].lower() + error["msg"][1:]
-    value = repr(error["input"])
-    return f"{param or 'the body'} is {value if len(value) <= 80 else value[:77] + '...'}: {message}", param

@@ -9,7 +9,9 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from pydantic import ValidationError
 
+from llamagen_server.errors import EngineError
 from vllm_llamagen.config import LlamaGenConfig
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> 
 
     from vllm_llamagen.guidance import logits_processor
 
+    needed = config.max_position_embeddings
+    if args.max_model_len is not None and 0 <= args.max_model_len < needed:
+        raise ValueError(f"--max-model-len is {args.max_model_len}, one image of this model needs {needed}")
     args.model = path
     args.skip_tokenizer_init = True
     args.use_tqdm_on_load = False
@@ -71,6 +76,10 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
     if args.max_num_seqs is None:
         fits = psutil.virtual_memory().available // 2 // bytes_per_image
         args.max_num_seqs = max(1, min(32, fits))
+    if args.kv_cache_memory_bytes is not None and args.kv_cache_memory_bytes < bytes_per_image:
+        raise ValueError(
+            f"--kv-cache-memory-bytes is {args.kv_cache_memory_bytes}, one image of this model needs {bytes_per_image}"
+        )
     if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         args.kv_cache_memory_bytes = (args.max_num_seqs + 1) * bytes_per_image
 
@@ -83,10 +92,20 @@ def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int = 128) ->
 
 
 def start_engine(args: AsyncEngineArgs) -> Any:
-    """Starts vLLM; returns its AsyncLLM. Takes 5 to 90 seconds."""
+    """Starts vLLM; returns its AsyncLLM. Takes 5 to 90 seconds.
+
+    Raises:
+        ValueError: vLLM refuses a flag.
+        EngineError: the engine's process ended; it has logged why.
+    """
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_engine_args(args)
+    try:
+        return AsyncLLM.from_engine_args(args)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    except RuntimeError as error:
+        raise EngineError(f"the engine did not start ({str(error).splitlines()[0]}); see the log above") from None
 
 
 def start_offline_engine(args: AsyncEngineArgs) -> LLM:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from tests.vllm_engine import llamagen_engine
 from torch import Tensor
 from vllm import LLM, SamplingParams
+from vllm.model_executor.layers.linear import LinearBase
 
 from vllm_llamagen.condition import TextCondition
 from vllm_llamagen.config import LlamaGenConfig
@@ -144,6 +146,48 @@ def test_text_model_logits(text_model: Golden) -> None:
 def test_grouped_query_attention_logits(gqa_model: Golden) -> None:
     """The official generate() cannot run such a model; the reference is its full forward."""
     assert_logits(gqa_model)
+
+
+def test_bad_guidance_is_refused_at_admission_and_the_engine_goes_on(class_model: Golden) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    for bad in ({"cfg_scale": -1.0}, {"cfg_scale": "4"}, {"cfg_scale": math.nan}, {"cfg_interval": 1.5}):
+        with pytest.raises(VLLMValidationError, match=f"{next(iter(bad))} is"):
+            class_model.llm.generate([class_model.prompt(0)], SamplingParams(extra_args=bad), use_tqdm=False)
+    assert class_model.wrong_tokens() == 0
+
+
+def test_the_default_scale_is_that_of_the_model_directory(class_model: Golden) -> None:
+    params = SamplingParams(temperature=0, max_tokens=64, detokenize=False)
+    [output] = class_model.llm.generate([class_model.prompt(0)], params, use_tqdm=False)
+    assert torch.equal(torch.tensor(output.outputs[0].token_ids), class_model.expected["greedy.cfg4.0"][0].long())
+
+
+def test_a_single_stream_is_the_conditional_model(class_model_dir: Path, class_model: Golden) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    def params(scale: float) -> SamplingParams:
+        return SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": scale})
+
+    prompts = [class_model.prompt(i) for i in range(2)]
+    with llamagen_engine(class_model_dir, guidance_streams=1) as llm:
+        outputs = llm.generate(prompts, params(1.0), use_tqdm=False)
+        with pytest.raises(VLLMValidationError, match="this server runs without guidance"):
+            llm.generate(prompts, params(4.0), use_tqdm=False)
+    codes = torch.tensor([output.outputs[0].token_ids for output in outputs])
+    assert torch.equal(codes, class_model.expected["greedy.cfg1.0"].long())
+
+
+def test_linear_layers_take_vllms_quantization(class_model_dir: Path) -> None:
+    def methods(model: Any) -> set[str]:
+        layers = (m for m in model.modules() if isinstance(m, LinearBase))
+        return {type(layer.quant_method).__name__ for layer in layers}
+
+    with llamagen_engine(class_model_dir, dtype="bfloat16", quantization="fp8_per_channel") as llm:
+        assert llm.apply_model(methods) == [{"Fp8PtpcOnlineLinearMethod"}]
+        params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0})
+        [output] = llm.generate([{"prompt_token_ids": [515]}], params, use_tqdm=False)
+        assert len(set(output.outputs[0].token_ids)) > 8
 
 
 class TestMutations:

@@ -10,8 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from llamagen_server.engine import EngineError
-from llamagen_server.request import InvalidRequestError, describe
+from llamagen_server.errors import EngineError, InvalidRequestError, describe
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from llamagen_server.engine import EngineError, Sampling
+from llamagen_server.engine import Sampling
+from llamagen_server.errors import EngineError
 
 
 async def test_a_prompt_becomes_a_picture(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:

@@ -1,0 +1,31 @@
+"""What can go wrong with a request. `llamagen_server.api.errors` turns it into replies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class InvalidRequestError(ValueError):
+    """A request that cannot be served; ``param`` names the field that is wrong."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class EngineError(Exception):
+    """The engine did not start, could not finish a request, or is not running."""
+
+
+def describe(error: Any) -> tuple[str, str | None]:
+    """One validation error of pydantic -> (message, name of the field)."""
+    if error["type"] == "json_invalid":
+        return f"the body is not valid JSON: {error['ctx']['error']}", None
+    param = ".".join(str(part) for part in error["loc"] if part != "body") or None
+    if error["type"] == "extra_forbidden":
+        return f"unknown field {param!r}", param
+    if error["type"] == "missing":
+        return f"{param or 'the body'} is missing", param
+    message = error["msg"][0].lower() + error["msg"][1:]
+    value = repr(error["input"])
+    return f"{param or 'the body'} is {value if len(value) <= 80 else value[:77] + '...'}: {message}", param
