@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from llamagen_server.api.disconnect import ClientGoneError
 from llamagen_server.errors import EngineError, InvalidRequestError, describe
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(EngineError)
     async def engine_error(request: Request, error: EngineError) -> JSONResponse:
         return reply(503, str(error))
+
+    @app.exception_handler(ClientGoneError)
+    async def client_gone(request: Request, error: ClientGoneError) -> Response:
+        return Response(status_code=499)  # for the log; nobody reads it
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

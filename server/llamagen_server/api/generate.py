@@ -11,6 +11,7 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.state import LoadedPipeline, ModelName, RequestId
 from llamagen_server.images import OutputFormat, encode_image
@@ -79,7 +80,7 @@ async def generate(
     binary = body.response_format == "binary" or request.headers.get("accept", "").startswith("image/")
     if binary and body.n != 1:
         raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
-    result = await pipeline.generate(body, request_id)
+    result = await unless_disconnected(request, pipeline.generate(body, request_id))
     files = await encode_pictures(result, body.output_format)
     if binary:
         seed = str(result.pictures[0].seed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.generate import Usage, b64, encode_pictures
 from llamagen_server.api.state import LoadedPipeline, ModelName, RequestId
@@ -55,7 +56,7 @@ class ImagesResponse(BaseModel):
 
 @router.post("/generations")
 async def generations(
-    body: ImageGenerationRequest, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
+    body: ImageGenerationRequest, request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
 ) -> ImagesResponse:
     """Makes pictures of a prompt."""
     if body.model not in (None, model):
@@ -65,7 +66,7 @@ async def generations(
     side = pipeline.model.image_size
     if body.size not in ("auto", own := f"{side}x{side}"):
         raise ApiError(400, f"size is {body.size!r}, must be 'auto' or '{own}'", "size")
-    result = await pipeline.generate(body, request_id)
+    result = await unless_disconnected(request, pipeline.generate(body, request_id))
     files = await encode_pictures(result, body.output_format, body.output_compression)
     usage = Usage.of(result).model_dump()
     return ImagesResponse(

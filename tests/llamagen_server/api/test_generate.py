@@ -167,6 +167,28 @@ async def test_one_failed_picture_stops_the_others(class_app: FastAPI) -> None:
     assert sorted(pipeline.engine.aborted) == ["r-0", "r-1", "r-2"]
 
 
+@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
+async def test_a_client_that_leaves_stops_the_engine(class_app: FastAPI, path: str) -> None:
+    engine = class_app.state.pipeline.engine
+    engine.delay = 30
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": b'{"class_id": 1, "n": 2}', "more_body": False})
+    headers = [(b"content-type", b"application/json"), (b"x-request-id", b"r")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    handling = asyncio.create_task(class_app({**scope, "http_version": "1.1"}, incoming.get, send))
+    await asyncio.sleep(0.1)
+    assert engine.aborted == []
+    incoming.put_nowait({"type": "http.disconnect"})
+    await asyncio.wait_for(handling, 5)
+    assert sorted(engine.aborted) == ["r-0", "r-1"]
+    assert sent[0]["status"] == 499
+
+
 async def test_the_server_says_when_it_is_loading(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
     assert (await text_client.get("/health")).status_code == 200
     pipeline, text_app.state.pipeline = text_app.state.pipeline, None
