@@ -38,7 +38,7 @@ def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> 
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
-    from vllm_llamagen.guidance import logits_processor
+    from vllm_llamagen.logits_processors import logits_processor
 
     needed = config.max_position_embeddings
     if args.max_model_len is not None and 0 <= args.max_model_len < needed:

@@ -1,32 +1,17 @@
-"""Guidance: the mixing function, the per-request bookkeeping and what is refused."""
+"""Guidance: the arithmetic, and what a request may ask for."""
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from vllm import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
-from vllm_llamagen.guidance import Guidance, GuidanceV1, GuidanceV2, SingleStreamV1, check_engine, check_params, mix
+from vllm_llamagen.guidance import Guidance, check_params, force, mix
 
 CODES, VOCAB = 6, 8
-
-
-def vllm_config(streams: int = 2, cfg_scale: float | None = None, **model: Any) -> Any:
-    generation = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
-    fields = {
-        "hf_config": SimpleNamespace(guidance_streams=streams),
-        "get_vocab_size": lambda: VOCAB,
-        "try_get_generation_config": lambda: generation,
-        "logits_processors": ["vllm_llamagen.guidance:GuidanceV1"],
-        "logprobs_mode": "processed_logprobs",
-        **model,
-    }
-    return SimpleNamespace(model_config=SimpleNamespace(**fields), use_v2_model_runner=False)
 
 
 def params(**extra_args: Any) -> SamplingParams:
@@ -54,8 +39,25 @@ def test_mix_is_float32_for_bfloat16_logits() -> None:
     ("interval", "guided"), [(-1, range(64)), (0, range(2)), (10, range(12)), (62, range(64)), (100, range(64))]
 )
 def test_interval_guides_the_tokens_of_the_official_code(interval: int, guided: range) -> None:
-    guidance = Guidance(4.0, interval)
-    assert [t for t in range(64) if guidance.scale_at(t) == 4.0] == list(guided)
+    scales = Guidance(4.0, interval).scales(64)
+    assert len(scales) == 64
+    assert [token for token, scale in enumerate(scales) if scale == 4.0] == list(guided)
+    assert set(scales) <= {1.0, 4.0}
+
+
+def test_schedules_rise_from_one_to_the_scale() -> None:
+    linear, cosine = (Guidance(5.0, schedule=name).scales(5) for name in ("linear", "cosine"))
+    assert linear == [1, 2, 3, 4, 5]
+    assert cosine == pytest.approx([1, 3 - 2 * math.sqrt(0.5), 3, 3 + 2 * math.sqrt(0.5), 5])
+    assert Guidance(5.0, interval=1, schedule="linear").scales(5) == [1, 2, 3, 1, 1]
+    assert Guidance(5.0, schedule="linear").scales(1) == [1]
+
+
+def test_forced_codes_leave_one_code() -> None:
+    logits = force(torch.zeros(3, VOCAB), torch.tensor([2, -1, 0]))
+    assert logits[0].isfinite().tolist() == [c == 2 for c in range(VOCAB)]
+    assert logits[1].isfinite().all()
+    assert logits[2].argmax() == 0
 
 
 @pytest.mark.parametrize("scale", [-0.1, math.nan, math.inf, "4", None, True, [4.0]])
@@ -71,6 +73,23 @@ def test_bad_intervals_are_refused(interval: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        {"cfg_schedule": "quadratic"},
+        {"first_token": -1},
+        {"first_token": "0"},
+        {"forced_codes": 3},
+        {"forced_codes": [1, -2]},
+        {"forced_codes": [1.5]},
+        {"forced_codes": [True]},
+    ],
+)
+def test_other_bad_arguments_are_refused(args: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(args))):
+        check_params(params(**args))
+
+
+@pytest.mark.parametrize(
     "field", [{"logit_bias": {1: 1.0}}, {"allowed_token_ids": [1]}, {"repetition_penalty": 1.1}, {"prompt_logprobs": 1}]
 )
 def test_parameters_that_would_bypass_guidance_are_refused(field: dict[str, Any]) -> None:
@@ -83,85 +102,3 @@ def test_plain_sampling_is_accepted() -> None:
         SamplingParams(temperature=0.7, top_k=100, top_p=0.9, min_p=0.1, seed=3, max_tokens=64, ignore_eos=True)
     )
     check_params(params(cfg_scale=0, cfg_interval=-1))
-
-
-def v1(**config: Any) -> GuidanceV1:
-    return GuidanceV1(vllm_config(**config), torch.device("cpu"), False)
-
-
-def scales(processor: GuidanceV1, n: int) -> list[float]:
-    """What the processor mixes each row with, read off logits whose conditional stream is 1 and the other 0."""
-    logits = torch.cat([torch.ones(n, CODES), torch.zeros(n, CODES)], dim=1)
-    return processor.apply(logits)[:, 0].tolist()
-
-
-def update(size: int, added: Any = (), removed: Any = (), moved: Any = ()) -> BatchUpdate:
-    return BatchUpdate(batch_size=size, removed=removed, added=added, moved=moved)
-
-
-def test_v1_follows_requests_through_the_batch() -> None:
-    processor = v1()
-    added = [(i, params(cfg_scale=scale), [CODES], []) for i, scale in enumerate([4.0, 1.5, 0.0])]
-    processor.update_state(update(3, added=added))
-    assert scales(processor, 3) == [4.0, 1.5, 0.0]
-    processor.update_state(update(2, removed=[0], moved=[(2, 0, MoveDirectionality.UNIDIRECTIONAL)]))
-    assert scales(processor, 2) == [0.0, 1.5]
-    processor.update_state(update(2, moved=[(0, 1, MoveDirectionality.SWAP)]))
-    assert scales(processor, 2) == [1.5, 0.0]
-    processor.update_state(update(2, added=[(0, params(cfg_scale=7.5), None, [])]))
-    assert scales(processor, 2) == [7.5, 0.0]
-    processor.update_state(None)
-    assert scales(processor, 2) == [7.5, 0.0]
-
-
-def test_v1_counts_tokens_for_the_interval() -> None:
-    processor, output = v1(), []
-    processor.update_state(update(1, added=[(0, params(cfg_scale=4.0, cfg_interval=1), [CODES], output)]))
-    seen = []
-    for _ in range(5):
-        seen += scales(processor, 1)
-        output.append(0)
-    assert seen == [4.0, 4.0, 4.0, 1.0, 1.0]
-
-
-def test_the_model_directory_has_a_default_scale() -> None:
-    processor = v1(cfg_scale=3.0)
-    processor.update_state(update(1, added=[(0, SamplingParams(), [CODES], [])]))
-    assert scales(processor, 1) == [3.0]
-
-
-def v2(**config: Any) -> GuidanceV2:
-    states = SimpleNamespace(
-        max_num_reqs=4, device=torch.device("cpu"), prompt_len=SimpleNamespace(gpu=torch.tensor([1, 1, 5, 17]))
-    )
-    return GuidanceV2(vllm_config(**config), states)
-
-
-def test_v2_reads_slots_and_positions() -> None:
-    processor = v2()
-    for slot, args in enumerate([{"cfg_scale": 4.0}, {"cfg_scale": 2.0, "cfg_interval": 1}, {"cfg_scale": 0.5}]):
-        assert processor.add_request(slot, params(**args))
-    processor.apply_staged_writes()
-    logits = torch.cat([torch.ones(4, CODES), torch.zeros(4, CODES)], dim=1)
-    # rows: slot 1 at image token 2 (guided), slot 1 at token 3 (not any more), slot 0, slot 2 at its first token
-    ctx = SimpleNamespace(expanded_idx_mapping=torch.tensor([1, 1, 0, 2]), pos=torch.tensor([2, 3, 40, 4]))
-    assert processor.apply(logits, ctx)[:, 0].tolist() == [2.0, 1.0, 4.0, 0.5]
-    processor.add_request(1, SamplingParams())  # the slot's next occupant
-    processor.apply_staged_writes()
-    assert processor.apply(logits, ctx)[:, 0].tolist() == [1.0, 1.0, 4.0, 0.5]
-
-
-def test_a_single_stream_refuses_guidance() -> None:
-    SingleStreamV1.validate_params(params(cfg_scale=1.0))
-    with pytest.raises(ValueError, match="cfg_scale is 4.0, must be 1: this server runs without guidance"):
-        SingleStreamV1.validate_params(params(cfg_scale=4.0))
-
-
-def test_an_engine_that_would_lose_guidance_is_refused() -> None:
-    check_engine(vllm_config())
-    with pytest.raises(ValueError, match="--logits-processors vllm_llamagen.guidance:GuidanceV1"):
-        check_engine(vllm_config(logits_processors=None))
-    with pytest.raises(ValueError, match="--logits-processors vllm_llamagen.guidance:SingleStreamV1"):
-        check_engine(vllm_config(streams=1))
-    with pytest.raises(ValueError, match="--logprobs-mode processed_logprobs"):
-        check_engine(vllm_config(logprobs_mode="raw_logprobs"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.vllm_engine import llamagen_engine
 from torch import Tensor
 from vllm import LLM, SamplingParams
 from vllm.model_executor.layers.linear import LinearBase
@@ -21,6 +20,8 @@ from vllm_llamagen.condition import TextCondition
 from vllm_llamagen.config import LlamaGenConfig
 
 pytestmark = pytest.mark.engine
+
+StartEngine = Callable[..., LLM]
 
 
 @dataclass
@@ -77,36 +78,35 @@ class Golden:
         return torch.tensor([[row[code].logprob for code in range(self.config.codebook_size)] for row in rows])
 
 
-def open_golden(name: str, model_dir: Path, golden_dir: Path, expected_file: str) -> Iterator[Golden]:
-    tensors = load_file(golden_dir / expected_file)
+def open_golden(start_engine: StartEngine, name: str, model_dir: Path, expected_file: Path) -> Golden:
+    tensors = load_file(expected_file)
     expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
     config = LlamaGenConfig.from_pretrained(model_dir)
     condition = None
     if config.condition == "text":
         weights = {k: t.float() for k, t in load_file(model_dir / "model.safetensors").items()}
         condition = TextCondition(config, weights)
-    with llamagen_engine(model_dir) as llm:
-        yield Golden(llm, config, expected, condition)
+    return Golden(start_engine(model_dir), config, expected, condition)
 
 
 @pytest.fixture(scope="module")
-def class_model(class_model_dir: Path, golden_dir: Path) -> Iterator[Golden]:
-    yield from open_golden("tiny_c2i", class_model_dir, golden_dir, "expected.safetensors")
+def class_model(start_engine: StartEngine, class_model_dir: Path, golden_dir: Path) -> Golden:
+    return open_golden(start_engine, "tiny_c2i", class_model_dir, golden_dir / "expected.safetensors")
 
 
 @pytest.fixture(scope="module")
-def hd100_model(hd100_model_dir: Path, golden_dir: Path) -> Iterator[Golden]:
-    yield from open_golden("tiny_c2i_hd100", hd100_model_dir, golden_dir, "expected.safetensors")
+def hd100_model(start_engine: StartEngine, hd100_model_dir: Path, golden_dir: Path) -> Golden:
+    return open_golden(start_engine, "tiny_c2i_hd100", hd100_model_dir, golden_dir / "expected.safetensors")
 
 
 @pytest.fixture(scope="module")
-def text_model(text_model_dir: Path, golden_dir: Path) -> Iterator[Golden]:
-    yield from open_golden("tiny_t2i", text_model_dir, golden_dir, "expected.safetensors")
+def text_model(start_engine: StartEngine, text_model_dir: Path, golden_dir: Path) -> Golden:
+    return open_golden(start_engine, "tiny_t2i", text_model_dir, golden_dir / "expected.safetensors")
 
 
 @pytest.fixture(scope="module")
-def gqa_model(gqa_model_dir: Path, golden_dir: Path) -> Iterator[Golden]:
-    yield from open_golden("tiny_c2i_gqa", gqa_model_dir, golden_dir, "expected_gqa.safetensors")
+def gqa_model(start_engine: StartEngine, gqa_model_dir: Path, golden_dir: Path) -> Golden:
+    return open_golden(start_engine, "tiny_c2i_gqa", gqa_model_dir, golden_dir / "expected_gqa.safetensors")
 
 
 def assert_logits(model: Golden) -> None:
@@ -163,48 +163,91 @@ def test_the_default_scale_is_that_of_the_model_directory(class_model: Golden) -
     assert torch.equal(torch.tensor(output.outputs[0].token_ids), class_model.expected["greedy.cfg4.0"][0].long())
 
 
-def test_a_single_stream_is_the_conditional_model(class_model_dir: Path, class_model: Golden) -> None:
+def test_a_single_stream_is_the_conditional_model(
+    start_engine: StartEngine, class_model_dir: Path, class_model: Golden
+) -> None:
     from vllm.exceptions import VLLMValidationError
 
     def params(scale: float) -> SamplingParams:
         return SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": scale})
 
     prompts = [class_model.prompt(i) for i in range(2)]
-    with llamagen_engine(class_model_dir, guidance_streams=1) as llm:
-        outputs = llm.generate(prompts, params(1.0), use_tqdm=False)
-        with pytest.raises(VLLMValidationError, match="this server runs without guidance"):
-            llm.generate(prompts, params(4.0), use_tqdm=False)
+    llm = start_engine(class_model_dir, guidance_streams=1)
+    outputs = llm.generate(prompts, params(1.0), use_tqdm=False)
+    with pytest.raises(VLLMValidationError, match="this server runs without guidance"):
+        llm.generate(prompts, params(4.0), use_tqdm=False)
     codes = torch.tensor([output.outputs[0].token_ids for output in outputs])
     assert torch.equal(codes, class_model.expected["greedy.cfg1.0"].long())
 
 
-def test_linear_layers_take_vllms_quantization(class_model_dir: Path) -> None:
+def test_linear_layers_take_vllms_quantization(start_engine: StartEngine, class_model_dir: Path) -> None:
     def methods(model: Any) -> set[str]:
         layers = (m for m in model.modules() if isinstance(m, LinearBase))
         return {type(layer.quant_method).__name__ for layer in layers}
 
-    with llamagen_engine(class_model_dir, dtype="bfloat16", quantization="fp8_per_channel") as llm:
-        assert llm.apply_model(methods) == [{"Fp8PtpcOnlineLinearMethod"}]
-        params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0})
-        [output] = llm.generate([{"prompt_token_ids": [515]}], params, use_tqdm=False)
-        assert len(set(output.outputs[0].token_ids)) > 8
+    llm = start_engine(class_model_dir, dtype="bfloat16", quantization="fp8_per_channel")
+    assert llm.apply_model(methods) == [{"Fp8PtpcOnlineLinearMethod"}]
+    params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0})
+    [output] = llm.generate([{"prompt_token_ids": [515]}], params, use_tqdm=False)
+    assert len(set(output.outputs[0].token_ids)) > 8
+
+
+def continued(model: Golden, i: int, name: str, known: int, **extra_args: Any) -> Tensor:
+    """The rest of a reference sequence, sampled behind its first codes."""
+    codes = model.expected[f"greedy.{name}"][i]
+    extra_args = {"first_token": known, **extra_args}
+    params = SamplingParams(temperature=0, max_tokens=len(codes) - known, detokenize=False, extra_args=extra_args)
+    [output] = model.llm.generate([model.prompt(i, codes[:known])], params, use_tqdm=False)
+    return torch.tensor(output.outputs[0].token_ids)
+
+
+@pytest.mark.parametrize("known", [1, 8, 13, 40, 63])
+def test_a_continued_image_is_the_same_image(class_model: Golden, text_model: Golden, known: int) -> None:
+    for i in range(2):
+        rest = continued(class_model, i, "cfg4.0", known, cfg_scale=4.0)
+        assert torch.equal(rest, class_model.expected["greedy.cfg4.0"][i, known:].long())
+        rest = continued(class_model, i, "cfg1.5_interval10", known, cfg_scale=1.5, cfg_interval=10)
+        assert torch.equal(rest, class_model.expected["greedy.cfg1.5_interval10"][i, known:].long())
+        rest = continued(text_model, i, "cfg7.5", known, cfg_scale=7.5)
+        assert torch.equal(rest, text_model.expected["greedy.cfg7.5"][i, known:].long())
+
+
+def test_forced_codes_are_taken_and_the_model_goes_on_from_them(class_model: Golden) -> None:
+    """Forces the reference codes at every second token: what is free between them must be as in the reference."""
+    codes = class_model.expected["greedy.cfg4.0"][0].long()
+    forced = torch.where(torch.arange(64) % 2 == 0, codes, -1)
+    other = class_model.expected["greedy.cfg4.0"][1].long()
+    prompts = [class_model.prompt(0)] * 2
+    params = [
+        SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0, "forced_codes": f})
+        for f in (forced.tolist(), other.tolist()[:32])
+    ]
+    first, second = class_model.llm.generate(prompts, params, use_tqdm=False)
+    assert torch.equal(torch.tensor(first.outputs[0].token_ids), codes)
+    assert torch.equal(torch.tensor(second.outputs[0].token_ids)[:32], other[:32])
+    outside = {"cfg_scale": 4.0, "forced_codes": [512]}  # no code: ignored, for the engine must live
+    params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args=outside)
+    [third] = class_model.llm.generate(prompts[:1], params, use_tqdm=False)
+    assert torch.equal(torch.tensor(third.outputs[0].token_ids), codes)
 
 
 class TestMutations:
     """The parity test fails when guidance, the rotary table or the unconditional rows are broken on purpose."""
 
     def test_guidance_ignored(self, class_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vllm_llamagen import guidance
+        from vllm_llamagen import logits_processors
 
-        mix = guidance.mix
-        monkeypatch.setattr(guidance, "mix", lambda logits, scale, size: mix(logits, torch.ones_like(scale), size))
+        mix = logits_processors.mix
+        monkeypatch.setattr(
+            logits_processors, "mix", lambda logits, scale, size: mix(logits, torch.ones_like(scale), size)
+        )
         assert class_model.wrong_tokens() > 0
 
     def test_interval_off_by_one(self, class_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm_llamagen.guidance import Guidance
 
-        scale_at = Guidance.scale_at
-        monkeypatch.setattr(Guidance, "scale_at", lambda self, token: scale_at(self, token + 1))
+        scales = Guidance.scales
+        monkeypatch.setattr(Guidance, "scales", lambda self, num_tokens: [*scales(self, num_tokens)[1:], 1.0])
         assert class_model.wrong_tokens() > 0
 
     @pytest.mark.parametrize("mutation", ["condition row not zero", "rows and columns swapped", "off by one"])

@@ -1,4 +1,4 @@
-"""Classifier-free guidance per request, as a custom logits processor of vLLM.
+"""Classifier-free guidance per request: what a request may ask for, and the arithmetic.
 
 A request says how it is guided in ``SamplingParams.extra_args``:
 
@@ -6,6 +6,11 @@ A request says how it is guided in ``SamplingParams.extra_args``:
   stream: 1 is the conditional model alone, 0 the unconditional one. (The official code knows no scale below 1.)
 - ``cfg_interval``: integer >= -1. -1 guides every token. ``k >= 0`` guides the first token and decode steps 0 to k,
   that is image tokens 0 to k + 1; the rest are conditional only (official ``generate`` and ``decode_n_tokens``).
+- ``cfg_schedule``: how the scale runs over the image. ``constant``; ``linear`` from 1 at the first token to
+  ``cfg_scale`` at the last; ``cosine`` likewise along half a cosine wave. (Rising schedules: arXiv 2404.13040.)
+- ``first_token``: index of the image token that is sampled first, where the prompt already holds the codes before it.
+- ``forced_codes``: codes of the image in raster order, -1 where the model is free. A forced one is taken whatever its
+  logit, and has log-probability 0.
 
 Without ``cfg_scale`` a request has the default of the model directory's ``generation_config.json``, else 1.
 """
@@ -17,15 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from vllm.sampling_params import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate
-from vllm.v1.sample.logits_processor import LogitsProcessor as LogitsProcessorV1
-from vllm.v1.sample.logits_processor.builtin import process_dict_updates
-from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
-from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm import SamplingParams
+
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 class Guidance(NamedTuple):
@@ -33,6 +34,9 @@ class Guidance(NamedTuple):
 
     scale: float = 1.0
     interval: int = -1
+    schedule: str = "constant"
+    first_token: int = 0
+    forced_codes: tuple[int, ...] = ()
 
     @classmethod
     def from_params(cls, params: SamplingParams, default: Guidance) -> Guidance:
@@ -43,15 +47,37 @@ class Guidance(NamedTuple):
         """
         args = params.extra_args or {}
         scale, interval = args.get("cfg_scale", default.scale), args.get("cfg_interval", default.interval)
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not (0 <= scale < math.inf):
+        schedule, first_token = args.get("cfg_schedule", "constant"), args.get("first_token", 0)
+        forced = args.get("forced_codes", ())
+        if not _is_number(scale, int | float) or not 0 <= scale < math.inf:
             raise ValueError(f"cfg_scale is {scale!r}, must be a finite number >= 0")
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < -1:
+        if not _is_number(interval, int) or interval < -1:
             raise ValueError(f"cfg_interval is {interval!r}, must be an integer >= -1 (-1 guides every token)")
-        return cls(float(scale), interval)
+        if schedule not in SCHEDULES:
+            raise ValueError(f"cfg_schedule is {schedule!r}, must be one of {', '.join(SCHEDULES)}")
+        if not _is_number(first_token, int) or first_token < 0:
+            raise ValueError(f"first_token is {first_token!r}, must be an integer >= 0")
+        if not isinstance(forced, list | tuple) or not all(_is_number(code, int) and code >= -1 for code in forced):
+            raise ValueError("forced_codes must be a list of codes, with -1 where the model is free")
+        return cls(float(scale), interval, schedule, first_token, tuple(forced))
 
-    def scale_at(self, token: int) -> float:
-        """The scale for image token ``token``."""
-        return self.scale if self.interval < 0 or token <= self.interval + 1 else 1.0
+    def scales(self, num_tokens: int) -> list[float]:
+        """The scale for each of an image's tokens."""
+        guided = num_tokens if self.interval < 0 else min(num_tokens, self.interval + 2)
+        if self.schedule == "constant":
+            return [self.scale] * guided + [1.0] * (num_tokens - guided)
+        shares = (token / max(1, num_tokens - 1) for token in range(guided))
+        if self.schedule == "cosine":
+            shares = ((1 - math.cos(math.pi * share)) / 2 for share in shares)
+        return [1 + (self.scale - 1) * share for share in shares] + [1.0] * (num_tokens - guided)
+
+    def forced(self, num_tokens: int) -> list[int]:
+        """The forced code of each of an image's tokens, -1 where the model is free."""
+        return [*self.forced_codes, *[-1] * num_tokens][:num_tokens]
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 NEUTRAL_PARAMS: dict[str, Any] = {
@@ -99,135 +125,13 @@ def pad_vocab(logits: Tensor, vocab_size: int) -> Tensor:
     return torch.nn.functional.pad(logits, (0, vocab_size - logits.shape[-1]), value=-math.inf)
 
 
-class GuidanceV1(LogitsProcessorV1):
-    """Guidance for vLLM's V1 model runner."""
+def force(logits: Tensor, codes: Tensor) -> Tensor:
+    """Leaves only one code in rows that have a forced one.
 
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        self.vocab_size = vllm_config.model_config.get_vocab_size()
-        self.default = default_guidance(vllm_config)
-        self.device = device
-        self.rows: dict[int, tuple[Guidance, list[int]]] = {}  # batch row -> guidance, codes sampled so far
-        self.scale: Tensor | None = None
-
-    @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:
-        check_params(sampling_params)
-
-    def is_argmax_invariant(self) -> bool:
-        return False
-
-    def update_state(self, batch_update: BatchUpdate | None) -> None:
-        if process_dict_updates(self.rows, batch_update, self._new_row) or batch_update:
-            self.scale = None
-
-    def _new_row(
-        self, params: SamplingParams, prompt_ids: list[int] | None, output_ids: list[int]
-    ) -> tuple[Guidance, list[int]]:
-        return Guidance.from_params(params, self.default), output_ids
-
-    def apply(self, logits: Tensor) -> Tensor:
-        return mix(logits, self._scales(logits.shape[0]), self.vocab_size)
-
-    def _scales(self, n: int) -> Tensor:
-        if self.scale is None or any(guidance.interval >= 0 for guidance, _ in self.rows.values()):
-            values = [1.0] * n
-            for row, (guidance, output_ids) in self.rows.items():
-                values[row] = guidance.scale_at(len(output_ids))
-            self.scale = torch.tensor(values, device=self.device)
-        return self.scale
-
-
-class GuidanceV2(LogitsProcessorV2):
-    """Guidance for vLLM's V2 model runner, whose requests keep one slot for as long as they live."""
-
-    def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
-        self.vocab_size = vllm_config.model_config.get_vocab_size()
-        self.default = default_guidance(vllm_config)
-        self.req_states = req_states
-        self.slots = [self.default] * req_states.max_num_reqs
-        self.dirty = True
-        self.scale = torch.ones(req_states.max_num_reqs, device=req_states.device)
-        self.last_token = torch.zeros(req_states.max_num_reqs, dtype=torch.int64, device=req_states.device)
-
-    @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:
-        check_params(sampling_params)
-
-    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        self.slots[req_idx] = Guidance.from_params(sampling_params, self.default)
-        self.dirty = True
-        return True
-
-    def apply_staged_writes(self) -> None:
-        if not self.dirty:
-            return
-        last = [guidance.interval + 1 if guidance.interval >= 0 else 2**31 for guidance in self.slots]
-        self.scale.copy_(torch.tensor([guidance.scale for guidance in self.slots]))
-        self.last_token.copy_(torch.tensor(last))
-        self.dirty = False
-
-    def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
-        slots = ctx.expanded_idx_mapping
-        token = ctx.pos + 1 - self.req_states.prompt_len.gpu[slots]
-        scale = torch.where(token <= self.last_token[slots], self.scale[slots], 1.0)
-        return mix(logits, scale, self.vocab_size)
-
-
-class _SingleStream:
-    """For a server that never guides (``guidance_streams: 1``): half the work, and guided requests are refused."""
-
-    vocab_size: int
-
-    @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:
-        check_params(sampling_params)
-        if (scale := Guidance.from_params(sampling_params, Guidance()).scale) != 1:
-            raise ValueError(f"cfg_scale is {scale}, must be 1: this server runs without guidance (guidance_streams 1)")
-
-
-class SingleStreamV1(_SingleStream, GuidanceV1):
-    def apply(self, logits: Tensor) -> Tensor:
-        return pad_vocab(logits.float(), self.vocab_size)
-
-
-class SingleStreamV2(_SingleStream, GuidanceV2):
-    def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
-        return pad_vocab(logits.float(), self.vocab_size)
-
-
-def logits_processor(guidance_streams: int, v2_model_runner: bool) -> str:
-    """The value for vLLM's ``logits_processors`` argument, "module:class"."""
-    classes: dict[tuple[int, bool], type] = {
-        (1, False): SingleStreamV1,
-        (1, True): SingleStreamV2,
-        (2, False): GuidanceV1,
-        (2, True): GuidanceV2,
-    }
-    return f"{__name__}:{classes[guidance_streams, v2_model_runner].__name__}"
-
-
-def check_engine(vllm_config: VllmConfig) -> None:
-    """Refuses an engine that would sample without guidance.
-
-    Raises:
-        ValueError: the matching logits processor is not configured, or log-probabilities would be taken before it.
+    Args:
+        logits: [n, vocab_size].
+        codes: [n], int64; -1 leaves a row as it is.
     """
-    model_config = vllm_config.model_config
-    needed = logits_processor(model_config.hf_config.guidance_streams, vllm_config.use_v2_model_runner)
-    configured = [
-        p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in model_config.logits_processors or ()
-    ]
-    if needed not in configured:
-        raise ValueError(f"LlamaGen needs its guidance in the sampler: start vLLM with --logits-processors {needed}")
-    if not model_config.logprobs_mode.startswith("processed"):
-        raise ValueError(
-            f"logprobs_mode is {model_config.logprobs_mode}, which ignores guidance: "
-            "start vLLM with --logprobs-mode processed_logprobs"
-        )
-
-
-def default_guidance(vllm_config: VllmConfig) -> Guidance:
-    """Guidance of requests that do not ask for any."""
-    if vllm_config.model_config.hf_config.guidance_streams == 1:
-        return Guidance()
-    return Guidance(scale=float(vllm_config.model_config.try_get_generation_config().get("cfg_scale", 1.0)))
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    excluded = (codes[:, None] >= 0) & (columns != codes[:, None])
+    return logits.masked_fill(excluded, -math.inf)

@@ -26,7 +26,7 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec
 from vllm.sequence import IntermediateTensors
 
 from vllm_llamagen.config import LlamaGenConfig
-from vllm_llamagen.guidance import check_engine
+from vllm_llamagen.logits_processors import check_engine
 from vllm_llamagen.rotary import rotary_table, rotate
 from vllm_llamagen.weights import engine_weights
 
@@ -169,7 +169,7 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
     """Predicts the codes of an image in raster order.
 
     `compute_logits` returns the logits of all streams side by side, ``[n, streams * codebook_size]``;
-    `vllm_llamagen.guidance` mixes them with each request's scale.
+    `vllm_llamagen.logits_processors` mixes them with each request's scale.
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
