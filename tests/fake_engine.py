@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
-from llamagen_server.engine import EngineRequest
+from llamagen_server.engine import EngineOutput, EngineRequest
 from llamagen_server.errors import EngineError
 
 
@@ -19,21 +19,39 @@ class FakeEngine:
         self.requests: list[EngineRequest] = []
         self.aborted: list[str] = []
         self.delay = 0.0
+        self.step = 0.0
         self.error: Exception | None = None
+        self.error_at = 0
         self.dead = False
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[list[int]]:
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         self.requests.append(request)
         try:
-            await asyncio.sleep(self.delay)
+            async for image in self._draw(request):
+                yield image
         except asyncio.CancelledError:
             self.aborted.append(request.request_id)
             raise
-        if self.error is not None:
-            raise self.error
+
+    async def _draw(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        await asyncio.sleep(self.delay)
         condition = request.condition if isinstance(request.condition, int) else tuple(request.condition.shape)
         draw = random.Random(repr((condition, request.sampling.cfg_scale, request.sampling.seed)))
-        yield [draw.randrange(self.codebook_size) for _ in range(self.num_image_tokens)]
+        forced = dict(enumerate(request.forced_codes))
+        image = EngineOutput(list(request.known_codes), [])
+        for token in range(len(image.codes), self.num_image_tokens):
+            if self.error is not None and token >= self.error_at:
+                raise self.error
+            code = draw.randrange(self.codebook_size)
+            is_free = forced.get(token, -1) < 0
+            image.codes.append(code if is_free else forced[token])
+            if request.logprobs:
+                image.logprobs.append(-1.0 if is_free else 0.0)
+            new = token + 1 - len(request.known_codes)
+            if request.update_every and new % request.update_every == 0:
+                await asyncio.sleep(self.step)
+                yield image
+        yield image
 
     async def check_health(self) -> None:
         if self.dead:

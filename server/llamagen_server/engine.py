@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from llamagen_server.errors import EngineError
@@ -21,6 +22,7 @@ class Sampling:
 
     cfg_scale: float
     cfg_interval: int
+    cfg_schedule: str
     temperature: float
     top_k: int
     top_p: float
@@ -34,11 +36,27 @@ class EngineRequest:
     request_id: str
     condition: int | Tensor
     sampling: Sampling
+    known_codes: Sequence[int] = ()
+    """Codes at the start of the image that are given, not sampled."""
+    forced_codes: Sequence[int] = ()
+    """Codes by image token that the engine must take, -1 where it is free."""
+    update_every: int | None = None
+    """Codes between two updates; None: only the finished image."""
+    logprobs: bool = False
+
+
+@dataclass
+class EngineOutput:
+    """The codes of an image so far, the known ones included."""
+
+    codes: list[int]
+    logprobs: list[float]
+    """Log-probability of each sampled code in the distribution it was drawn from, if asked for."""
 
 
 class Engine(Protocol):
-    def generate(self, request: EngineRequest) -> AsyncIterator[list[int]]:
-        """Yields the codes of the finished image.
+    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Yields the image as it grows, and at last the finished one.
 
         Closing the iterator or cancelling the task that reads it stops the engine's work on the request.
 
@@ -61,18 +79,21 @@ class VLLMEngine:
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
         config = llm.model_config.hf_config
-        self._first_class_id = config.codebook_size
+        self._first_condition_id = config.codebook_size
         self._num_image_tokens = config.num_image_tokens
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[list[int]]:
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        outputs = self._llm.generate(
-            self._prompt(request.condition), self._params(request.sampling), request.request_id
-        )
+        image = EngineOutput(list(request.known_codes), [])
+        outputs = self._llm.generate(self._prompt(request), self._params(request), request.request_id)
         try:
             async for output in outputs:
-                yield list(output.outputs[0].token_ids)
+                [new] = output.outputs
+                image.codes += new.token_ids
+                if new.logprobs:
+                    image.logprobs += [p[code].logprob for p, code in zip(new.logprobs, new.token_ids, strict=True)]
+                yield image
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineError("the engine stopped; see the server's log") from error
 
@@ -87,23 +108,42 @@ class VLLMEngine:
     def shutdown(self) -> None:
         self._llm.shutdown()
 
-    def _prompt(self, condition: int | Tensor) -> Any:
-        if isinstance(condition, int):
-            return {"prompt_token_ids": [self._first_class_id + condition]}
-        return {"prompt_embeds": condition}
+    def _prompt(self, request: EngineRequest) -> Any:
+        known = list(request.known_codes)
+        if isinstance(request.condition, int):
+            return {"prompt_token_ids": [self._first_condition_id + request.condition, *known]}
+        rows = request.condition
+        if not known:
+            return {"prompt_embeds": rows}
+        return {
+            "prompt_embeds": torch.cat([rows, rows.new_zeros(len(known), rows.shape[1])]),
+            "prompt_token_ids": [self._first_condition_id] * len(rows) + known,
+            "prompt_is_token_ids": [False] * len(rows) + [True] * len(known),
+        }
 
-    def _params(self, sampling: Sampling) -> SamplingParams:
+    def _params(self, request: EngineRequest) -> SamplingParams:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        sampling = request.sampling
+        guidance = {
+            "cfg_scale": sampling.cfg_scale,
+            "cfg_interval": sampling.cfg_interval,
+            "cfg_schedule": sampling.cfg_schedule,
+            "first_token": len(request.known_codes),
+        }
+        if request.forced_codes:
+            guidance["forced_codes"] = list(request.forced_codes)
         return SamplingParams(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             seed=sampling.seed,
-            max_tokens=self._num_image_tokens,
+            max_tokens=self._num_image_tokens - len(request.known_codes),
             ignore_eos=True,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args={"cfg_scale": sampling.cfg_scale, "cfg_interval": sampling.cfg_interval},
+            logprobs=0 if request.logprobs else None,
+            output_kind=RequestOutputKind.DELTA if request.update_every else RequestOutputKind.FINAL_ONLY,
+            stream_interval=request.update_every,
+            extra_args=guidance,
         )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from llamagen_server.errors import describe
-from llamagen_server.images import OutputFormat, encode_image
+from llamagen_server.images import OutputFormat, contact_sheet, encode_image
 from llamagen_server.request import ImageRequest
 
 if TYPE_CHECKING:
@@ -32,12 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-interval", type=int, default=-1, help="guide only image tokens 0 to K + 1 (default: all)"
     )
+    parser.add_argument("--cfg-schedule", default="constant", help="constant, linear or cosine (default: constant)")
     parser.add_argument("--temperature", type=float, help="0 is greedy (default: the model's)")
     parser.add_argument("--top-k", type=int, help="0 keeps every code (default: the model's)")
     parser.add_argument("--top-p", type=float, help="(default: the model's)")
     parser.add_argument("--seed", type=int, help="picture j is drawn with seed + j (default: random)")
     parser.add_argument("-n", type=int, default=1, help="pictures per prompt or class (default: %(default)s)")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="an image file, or a folder for several pictures")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="an image file (several pictures become one sheet) or a folder"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -51,12 +57,12 @@ def run(args: argparse.Namespace) -> None:
 
     model_path, prompts = split_words(args.words)
     requests = build_requests(args, prompts)
-    files = output_files(args.out, sum(request.n for request in requests))
+    check_out(args.out)
     model = loading.open_model(model_path)
     for request in requests:
         resolve_condition(request, model)
-    flags = vllm_args.default_flags(enforce_eager=True, max_num_seqs=min(32, len(files)))
-    asyncio.run(_generate(loading.load_pipeline(model, flags), requests, files))
+    flags = vllm_args.default_flags(enforce_eager=True, max_num_seqs=min(32, sum(request.n for request in requests)))
+    asyncio.run(_generate(loading.load_pipeline(model, flags), requests, args.out))
 
 
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:
@@ -74,7 +80,7 @@ def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRe
     ]
     if not conditions:
         raise ValueError("nothing to draw: give a prompt (text models) or --class-id (class models)")
-    names = ("n", "cfg_scale", "cfg_interval", "temperature", "top_k", "top_p", "seed")
+    names = ("n", "cfg_scale", "cfg_interval", "cfg_schedule", "temperature", "top_k", "top_p", "seed")
     options = {name: getattr(args, name) for name in names}
     try:
         return [ImageRequest(**condition, **options) for condition in conditions]
@@ -82,18 +88,12 @@ def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRe
         raise ValueError(describe(error.errors()[0])[0]) from None
 
 
-def output_files(out: Path, count: int) -> list[Path]:
-    """``out`` itself for one picture if it names an image file, else numbered files in the folder ``out``."""
-    if out.suffix.lower() in FORMATS:
-        if count > 1:
-            raise ValueError(f"--out {out} is one file, but there are {count} pictures: give a folder")
-        return [out]
-    if out.suffix and not out.is_dir():
+def check_out(out: Path) -> None:
+    if out.suffix and not out.is_dir() and out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out}: unknown image format {out.suffix}, must be one of {', '.join(FORMATS)}")
-    return [out / f"{i:04d}.png" for i in range(count)]
 
 
-async def _generate(pipeline: Pipeline, requests: list[ImageRequest], files: list[Path]) -> None:
+async def _generate(pipeline: Pipeline, requests: list[ImageRequest], out: Path) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(pipeline.generate(r, f"{i}")) for i, r in enumerate(requests)]
@@ -102,7 +102,17 @@ async def _generate(pipeline: Pipeline, requests: list[ImageRequest], files: lis
     finally:
         pipeline.shutdown()
     pictures = [picture for task in tasks for picture in task.result().pictures]
-    for file, picture in zip(files, pictures, strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encode_image(picture.pixels, FORMATS[file.suffix.lower()]))
-        logger.info("%s (seed %d)", file, picture.seed)
+    if out.suffix.lower() not in FORMATS:
+        for i, picture in enumerate(pictures):
+            _write(out / f"{i:04d}.png", picture.pixels, f"seed {picture.seed}")
+    elif len(pictures) == 1:
+        _write(out, pictures[0].pixels, f"seed {pictures[0].seed}")
+    else:
+        columns = requests[0].n if requests[0].n > 1 else math.ceil(math.sqrt(len(pictures)))
+        _write(out, contact_sheet([picture.pixels for picture in pictures], columns), f"{len(pictures)} pictures")
+
+
+def _write(file: Path, pixels: NDArray[np.uint8], what: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encode_image(pixels, FORMATS.get(file.suffix.lower(), "png")))
+    logger.info("%s (%s)", file, what)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llamagen_server.condition import resolve_condition
 from llamagen_server.decoder import ImageDecoder
-from llamagen_server.engine import Engine, EngineRequest, Sampling
+from llamagen_server.engine import Engine, EngineOutput, EngineRequest, Sampling
 from llamagen_server.errors import EngineError, InvalidRequestError
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.request import MAX_SEED, ImageRequest
@@ -26,10 +26,44 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Picture:
+    index: int
+    """Which of the request's pictures."""
     codes: list[int]
     pixels: NDArray[np.uint8]
     """[height, width, 3]."""
     seed: int
+    logprobs: list[float]
+    """Of each sampled code, if asked for."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture that is not finished; what has no code yet is filled (`Pipeline.preview`)."""
+
+    index: int
+    number: int
+    """0 for the first preview of this picture."""
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """An image of which some codes are kept and the others drawn anew."""
+
+    codes: list[int]
+    """All codes in raster order; those that are free count as a hint of what was there."""
+    free: list[bool]
+
+    @property
+    def num_known(self) -> int:
+        """Codes before the first free one: the engine need not sample them."""
+        return self.free.index(True) if any(self.free) else len(self.free)
+
+    def forced(self) -> list[int]:
+        return [-1 if free else code for code, free in zip(self.codes, self.free, strict=True)]
+
+
+OnEvent = Callable[[Preview | Picture], None]
 
 
 @dataclass
@@ -50,6 +84,20 @@ class Result:
     timings: Timings = field(default_factory=Timings)
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """What the pictures of one request have in common."""
+
+    request_id: str
+    condition: int | Tensor
+    sampling: Sampling
+    logprobs: bool
+    canvas: Canvas | None
+    partial_images: int
+    pixels: bool
+    on_event: OnEvent | None
+
+
 class Pipeline:
     """All stages of one model."""
 
@@ -67,52 +115,97 @@ class Pipeline:
         self._encode_text = encode_text
         self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
 
-    async def generate(self, request: ImageRequest, request_id: str) -> Result:
+    async def generate(
+        self,
+        request: ImageRequest,
+        request_id: str,
+        *,
+        canvas: Canvas | None = None,
+        partial_images: int = 0,
+        pixels: bool = True,
+        on_event: OnEvent | None = None,
+    ) -> Result:
         """Makes ``request.n`` pictures; picture j is drawn with seed ``seed + j``.
+
+        Args:
+            canvas: keeps some codes of an image.
+            partial_images: previews of each picture, at even steps.
+            pixels: False leaves out the decoding; ``Picture.pixels`` are then empty.
+            on_event: called with every preview and every finished picture.
 
         Raises:
             InvalidRequestError: the request does not fit the model.
             EngineError: the engine failed.
         """
-        timings = Timings()
         start = time.perf_counter()
         sampling = self._sampling(request)
         condition = await self._condition(request)
-        timings.text_ms = _since(start)
+        timings = Timings(text_ms=_since(start))
+        draw = _Draw(request_id, condition, sampling, request.logprobs, canvas, partial_images, pixels, on_event)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._picture(f"{request_id}-{j}", condition, sampling, j))
-                    for j in range(request.n)
-                ]
+                tasks = [group.create_task(self._picture(draw, j)) for j in range(request.n)]
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        engine_ms = max(task.result()[1] for task in tasks)
-        timings.engine_ms = engine_ms
+        timings.engine_ms = max(task.result()[1] for task in tasks)
         timings.total_ms = _since(start)
-        timings.decode_ms = timings.total_ms - timings.text_ms - engine_ms
+        timings.decode_ms = timings.total_ms - timings.text_ms - timings.engine_ms
         tokens = 1 if isinstance(condition, int) else len(condition)
         return Result([task.result()[0] for task in tasks], tokens, timings)
 
-    async def _picture(
-        self, request_id: str, condition: int | Tensor, sampling: Sampling, j: int
-    ) -> tuple[Picture, float]:
+    async def _picture(self, draw: _Draw, j: int) -> tuple[Picture, float]:
+        """Picture j, and how long the engine took, in milliseconds."""
         start = time.perf_counter()
-        sampling = replace(sampling, seed=sampling.seed + j)
-        codes: list[int] = []
-        async for known in self.engine.generate(EngineRequest(request_id, condition, sampling)):
-            codes = known
-        expected = self.model.config.num_image_tokens
-        if len(codes) != expected:
-            raise EngineError(f"the engine returned {len(codes)} codes, expected {expected}")
+        seed = draw.sampling.seed + j
+        image = await self._codes(draw, j, seed)
         engine_ms = _since(start)
-        return Picture(codes, await self.decoder.decode(codes), sampling.seed), engine_ms
+        pixels = await self.decoder.decode(image.codes) if draw.pixels else np.zeros((0, 0, 3), np.uint8)
+        picture = Picture(j, image.codes, pixels, seed, image.logprobs)
+        if draw.on_event:
+            draw.on_event(picture)
+        return picture, engine_ms
+
+    async def _codes(self, draw: _Draw, j: int, seed: int) -> EngineOutput:
+        num_tokens = self.model.config.num_image_tokens
+        canvas = draw.canvas or Canvas([0] * num_tokens, [True] * num_tokens)
+        known = canvas.num_known
+        image = EngineOutput(canvas.codes[:known], [])
+        if known == num_tokens:
+            return image
+        parts = draw.partial_images + 1
+        steps = [known + (num_tokens - known) * part // parts for part in range(1, parts)]
+        request = EngineRequest(
+            f"{draw.request_id}-{j}",
+            draw.condition,
+            replace(draw.sampling, seed=seed),
+            known_codes=image.codes,
+            forced_codes=canvas.forced() if draw.canvas else (),
+            update_every=max(1, (num_tokens - known) // parts) if steps else None,
+            logprobs=draw.logprobs,
+        )
+        sent = 0
+        async for image in self.engine.generate(request):
+            while sent < len(steps) and len(image.codes) >= steps[sent]:
+                pixels = await self.preview(image.codes[: steps[sent]], draw.canvas)
+                if draw.on_event:
+                    draw.on_event(Preview(j, sent, pixels))
+                sent += 1
+        if len(image.codes) != num_tokens:
+            raise EngineError(f"the engine returned {len(image.codes)} codes, expected {num_tokens}")
+        return image
+
+    async def preview(self, codes: list[int], canvas: Canvas | None = None) -> NDArray[np.uint8]:
+        """The picture so far. Codes that are not known yet are those of the canvas, else the last row's again."""
+        num_tokens, side = self.model.config.num_image_tokens, self.model.config.grid_size
+        rest = canvas.codes if canvas else (codes[-side:] * side)[:side] * side
+        return await self.decoder.decode(codes + rest[len(codes) : num_tokens])
 
     def _sampling(self, request: ImageRequest) -> Sampling:
         defaults = self.model.defaults
         return Sampling(
             cfg_scale=_given(request.cfg_scale, defaults.cfg_scale),
             cfg_interval=request.cfg_interval,
+            cfg_schedule=request.cfg_schedule,
             temperature=_given(request.temperature, defaults.temperature),
             top_k=_given(request.top_k, defaults.top_k),
             top_p=_given(request.top_p, defaults.top_p),

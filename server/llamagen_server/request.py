@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,9 @@ class ImageRequest(BaseModel):
     cfg_interval: Annotated[int, Field(ge=-1)] = Field(
         -1, description="-1 guides every token, k >= 0 guides image tokens 0 to k + 1."
     )
+    cfg_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="How the scale runs over the image: constant, or rising from 1 to cfg_scale."
+    )
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = Field(
         None, description="0 always takes the most likely code."
     )
@@ -33,3 +36,4 @@ class ImageRequest(BaseModel):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         None, description="Picture j is drawn with seed + j. Drawn and told if left out."
     )
+    logprobs: bool = Field(False, description="Also return the log-probability of each sampled code.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamagen_server import __version__, cli
-from llamagen_server.generate import output_files, split_words
+from llamagen_server.generate import split_words
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
@@ -63,7 +63,6 @@ def test_generate_checks_its_arguments(
     assert "invalid float value: 'four'" in fails(capsys, "generate", "a dog", "--cfg-scale", "four", *out)
     assert "cfg_scale is nan" in fails(capsys, "generate", "a dog", "--cfg-scale", "nan", *out)
     assert "unknown image format .gif" in fails(capsys, "generate", "a dog", "-o", tmp_path / "x.gif")
-    assert "but there are 2 pictures" in fails(capsys, "generate", "a dog", "a cat", *out)
 
 
 def test_a_wrong_condition_is_refused_before_the_engine_starts(
@@ -80,8 +79,3 @@ def test_the_first_word_is_the_model_if_it_looks_like_one(tmp_path: Path) -> Non
     assert split_words(["./typo", "a dog"]) == ("./typo", ["a dog"])
     assert split_words(["a dog w/ a hat", "a cat"]) == (None, ["a dog w/ a hat", "a cat"])
     assert split_words([]) == (None, [])
-
-
-def test_output_files(tmp_path: Path) -> None:
-    assert output_files(tmp_path / "a.JPG", 1) == [tmp_path / "a.JPG"]
-    assert output_files(tmp_path / "folder", 2) == [tmp_path / "folder" / "0000.png", tmp_path / "folder" / "0001.png"]

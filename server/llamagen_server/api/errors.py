@@ -34,45 +34,40 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
 
 
-def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    return {
-        "error": {"message": message, "type": TYPES.get(status, "server_error"), "param": param, "code": code},
-    }
+def error_reply(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body of the reply to an error. What nobody expected is logged and told without detail."""
+    match error:
+        case ApiError():
+            return _reply(error.status, error.message, error.param, error.code)
+        case InvalidRequestError():
+            return _reply(400, str(error), error.param)
+        case RequestValidationError():
+            return _reply(400, *describe(error.errors()[0]))
+        case HTTPException():
+            return _reply(error.status_code, str(error.detail))
+        case EngineError():
+            return _reply(503, str(error))
+    logger.error("request failed", exc_info=error)
+    return _reply(500, "internal error; see the server's log")
+
+
+def _reply(status: int, message: str, param: str | None = None, code: str | None = None) -> tuple[int, dict[str, Any]]:
+    kind = TYPES.get(status, "server_error")
+    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def install(app: FastAPI) -> None:
     """Adds the handlers to an app."""
 
-    def reply(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
-        return JSONResponse(error_body(status, message, param, code), status)
+    async def handle(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error.detail = f"{request.method} {request.url.path}: {error.detail}"
+        status, body = error_reply(error)
+        return JSONResponse(body, status)
 
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        return reply(error.status, error.message, error.param, error.code)
-
-    @app.exception_handler(InvalidRequestError)
-    async def invalid_request(request: Request, error: InvalidRequestError) -> JSONResponse:
-        return reply(400, str(error), error.param)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
-        message, param = describe(error.errors()[0])
-        return reply(400, message, param)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        return reply(error.status_code, message)
-
-    @app.exception_handler(EngineError)
-    async def engine_error(request: Request, error: EngineError) -> JSONResponse:
-        return reply(503, str(error))
-
-    @app.exception_handler(ClientGoneError)
-    async def client_gone(request: Request, error: ClientGoneError) -> Response:
+    async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # for the log; nobody reads it
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return reply(500, "internal error; see the server's log")
+    for kind in (ApiError, InvalidRequestError, RequestValidationError, HTTPException, EngineError, Exception):
+        app.add_exception_handler(kind, handle)
+    app.add_exception_handler(ClientGoneError, client_gone)

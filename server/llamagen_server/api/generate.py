@@ -6,16 +6,17 @@ import asyncio
 import base64
 import time
 from dataclasses import asdict
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
+from llamagen_server.api.events import Event, stream_events
 from llamagen_server.api.state import LoadedPipeline, ModelName, RequestId
 from llamagen_server.images import OutputFormat, encode_image
-from llamagen_server.pipeline import Result
+from llamagen_server.pipeline import Picture, Preview, Result
 from llamagen_server.request import ImageRequest
 
 router = APIRouter(tags=["generate"])
@@ -23,13 +24,19 @@ router = APIRouter(tags=["generate"])
 
 class GenerateRequest(ImageRequest):
     output_format: OutputFormat = "png"
-    response_format: Literal["b64_json", "binary"] = Field(
-        "b64_json", description="binary replies with the file itself, as does the header Accept: image/*; n must be 1."
+    response_format: Literal["b64_json", "codes", "binary"] = Field(
+        "b64_json",
+        description="codes: the grid of codes and no pixels. binary: the file itself, as with the header "
+        "Accept: image/*; n must be 1.",
     )
+    stream: bool = Field(False, description="Send server-sent events as pictures are made.")
+    partial_images: Annotated[int, Field(ge=0, le=16)] = Field(0, description="Previews of each picture in the stream.")
 
 
 class GeneratedImage(BaseModel):
-    b64_json: str = Field(description="The image file, base64.")
+    b64_json: str | None = Field(None, description="The image file, base64.")
+    codes: list[int] | None = Field(None, description="The codes in raster order, with response_format codes.")
+    logprobs: list[float] | None = Field(None, description="Of each sampled code, with logprobs.")
     seed: int = Field(description="Makes this picture again.")
 
 
@@ -72,16 +79,32 @@ def b64(file: bytes) -> str:
     return base64.b64encode(file).decode()
 
 
-@router.post("/generate", response_model=GenerateResponse)
+def timings(result: Result) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in asdict(result.timings).items()}
+
+
+def described(picture: Picture, body: GenerateRequest, file: bytes | None) -> GeneratedImage:
+    return GeneratedImage(
+        b64_json=None if file is None else b64(file),
+        codes=picture.codes if body.response_format == "codes" else None,
+        logprobs=picture.logprobs if body.logprobs else None,
+        seed=picture.seed,
+    )
+
+
+@router.post("/generate", response_model=GenerateResponse, response_model_exclude_none=True)
 async def generate(
     body: GenerateRequest, request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
 ) -> GenerateResponse | Response:
     """Makes pictures of a prompt or a class."""
+    if body.stream:
+        return await _stream(body, request, pipeline, request_id)
     binary = body.response_format == "binary" or request.headers.get("accept", "").startswith("image/")
     if binary and body.n != 1:
         raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
-    result = await unless_disconnected(request, pipeline.generate(body, request_id))
-    files = await encode_pictures(result, body.output_format)
+    pixels = binary or body.response_format != "codes"
+    result = await unless_disconnected(request, pipeline.generate(body, request_id, pixels=pixels))
+    files: list[Any] = await encode_pictures(result, body.output_format) if pixels else [None] * body.n
     if binary:
         seed = str(result.pictures[0].seed)
         return Response(files[0], media_type=f"image/{body.output_format}", headers={"x-seed": seed})
@@ -89,10 +112,38 @@ async def generate(
         id=request_id,
         created=int(time.time()),
         model=model,
-        images=[
-            GeneratedImage(b64_json=b64(file), seed=picture.seed)
-            for file, picture in zip(files, result.pictures, strict=True)
-        ],
+        images=[described(picture, body, file) for picture, file in zip(result.pictures, files, strict=True)],
         usage=Usage.of(result),
-        timings={name: round(value, 2) for name, value in asdict(result.timings).items()},
+        timings=timings(result),
+    )
+
+
+async def _stream(body: GenerateRequest, request: Request, pipeline: LoadedPipeline, request_id: str) -> Response:
+    """Events ``partial_image`` and ``completed`` of each picture, then ``done`` with usage and timings."""
+    if body.response_format == "binary":
+        raise ApiError(400, "response_format is 'binary', must be 'b64_json' or 'codes' in a stream", "response_format")
+    pixels = body.response_format != "codes"
+
+    async def render(item: Preview | Picture) -> Event:
+        file = await asyncio.to_thread(encode_image, item.pixels, body.output_format) if pixels else None
+        if isinstance(item, Preview):
+            assert file is not None
+            event = {"index": item.index, "partial_image_index": item.number, "b64_json": b64(file)}
+            return {"type": "partial_image", **event}
+        return {"type": "completed", "index": item.index} | described(item, body, file).model_dump(exclude_none=True)
+
+    async def finish(result: Result) -> Event:
+        return {"type": "done", "id": request_id, "usage": Usage.of(result).model_dump(), "timings": timings(result)}
+
+    return await stream_events(
+        request,
+        lambda on_event: pipeline.generate(
+            body,
+            request_id,
+            partial_images=body.partial_images if pixels else 0,
+            pixels=pixels,
+            on_event=on_event,
+        ),
+        render,
+        finish,
     )

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from PIL import Image
+from tests.hang_up import hang_up
 
 from llamagen_server.engine import Sampling
 from llamagen_server.errors import EngineError
@@ -34,10 +35,20 @@ async def test_a_prompt_becomes_a_picture(text_client: httpx.AsyncClient, text_a
 
 async def test_sampling_defaults_are_those_of_the_model(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
     await text_client.post("/generate", json={"prompt": "x", "seed": 1})
-    fields = {"cfg_scale": 2, "cfg_interval": 3, "temperature": 0, "top_k": 7, "top_p": 0.5, "seed": 9}
+    fields = {
+        "cfg_scale": 2,
+        "cfg_interval": 3,
+        "cfg_schedule": "cosine",
+        "temperature": 0,
+        "top_k": 7,
+        "top_p": 0.5,
+        "seed": 9,
+    }
     await text_client.post("/generate", json={"prompt": "x", **fields})
     default, given = (request.sampling for request in text_app.state.pipeline.engine.requests)
-    assert default == Sampling(cfg_scale=7.5, cfg_interval=-1, temperature=1.0, top_k=1000, top_p=1.0, seed=1)
+    assert default == Sampling(
+        cfg_scale=7.5, cfg_interval=-1, cfg_schedule="constant", temperature=1.0, top_k=1000, top_p=1.0, seed=1
+    )
     assert given == Sampling(**fields)
 
 
@@ -171,20 +182,7 @@ async def test_one_failed_picture_stops_the_others(class_app: FastAPI) -> None:
 async def test_a_client_that_leaves_stops_the_engine(class_app: FastAPI, path: str) -> None:
     engine = class_app.state.pipeline.engine
     engine.delay = 30
-    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    incoming.put_nowait({"type": "http.request", "body": b'{"class_id": 1, "n": 2}', "more_body": False})
-    headers = [(b"content-type", b"application/json"), (b"x-request-id", b"r")]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    handling = asyncio.create_task(class_app({**scope, "http_version": "1.1"}, incoming.get, send))
-    await asyncio.sleep(0.1)
-    assert engine.aborted == []
-    incoming.put_nowait({"type": "http.disconnect"})
-    await asyncio.wait_for(handling, 5)
+    sent = await hang_up(class_app, path, {"class_id": 1, "n": 2})
     assert sorted(engine.aborted) == ["r-0", "r-1"]
     assert sent[0]["status"] == 499
 
