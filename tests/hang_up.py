@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 
 async def hang_up(app: FastAPI, path: str, body: dict[str, Any], after: bytes | None = None) -> list[dict[str, Any]]:
-    """Posts ``body`` with the request id "r" and hangs up once ``after`` has been sent, or soon; returns what was sent."""
+    """Posts ``body`` with request id "r", hangs up once ``after`` has been sent, or soon; returns what was sent."""
     incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     incoming.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
     headers = [(b"content-type", b"application/json"), (b"x-request-id", b"r")]

@@ -26,9 +26,10 @@ def main(argv: list[str] | None = None) -> None:
     _set_environment()
     logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
     logging.getLogger("llamagen_server").setLevel(logging.INFO)
-    parser, command = _parser(argv)
-    args = parser.parse_args(argv)
+    command = argv[0] if argv else ""
     try:
+        parser = _parser(argv)
+        args = parser.parse_args(argv)
         importlib.import_module(f"llamagen_server.{command}").run(args)
     except (ValueError, OSError) as error:
         parser.exit(2, f"llamagen {command}: {error}\n")
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, str]:
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
     """The parser of all commands, with the arguments of the one that is called."""
     parser = argparse.ArgumentParser(prog="llamagen", description="Serves LlamaGen image models on vLLM.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -48,7 +49,7 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, str]:
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".", usage=usage)
         if name in argv[:1]:
             importlib.import_module(f"llamagen_server.{name}").add_arguments(command)
-    return parser, argv[0] if argv else ""
+    return parser
 
 
 def _parser_class(argv: list[str]) -> type[argparse.ArgumentParser]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from llamagen_server.errors import EngineError
+from llamagen_server.errors import EngineError, InvalidRequestError
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+STOPPED = "the engine stopped; see the server's log"
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Engine(Protocol):
         Closing the iterator or cancelling the task that reads it stops the engine's work on the request.
 
         Raises:
-            ValueError: the engine refuses the request.
+            InvalidRequestError: the engine refuses the request.
             EngineError: the engine failed.
         """
         ...
@@ -83,19 +88,24 @@ class VLLMEngine:
         self._num_image_tokens = config.num_image_tokens
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         image = EngineOutput(list(request.known_codes), [])
-        outputs = self._llm.generate(self._prompt(request), self._params(request), request.request_id)
         try:
-            async for output in outputs:
+            async for output in self._llm.generate(self._prompt(request), self._params(request), request.request_id):
                 [new] = output.outputs
                 image.codes += new.token_ids
                 if new.logprobs:
                     image.logprobs += [p[code].logprob for p, code in zip(new.logprobs, new.token_ids, strict=True)]
                 yield image
-        except (EngineDeadError, EngineGenerateError) as error:
-            raise EngineError("the engine stopped; see the server's log") from error
+        except VLLMClientError as error:
+            raise InvalidRequestError(str(error), getattr(error, "parameter", None)) from None
+        except EngineDeadError as error:
+            raise EngineError(STOPPED) from error
+        except EngineGenerateError as error:
+            logger.error("the engine failed on request %s", request.request_id, exc_info=error.__cause__)
+            raise EngineError("the engine failed on this request; see the server's log") from None
 
     async def check_health(self) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -103,7 +113,7 @@ class VLLMEngine:
         try:
             await self._llm.check_health()
         except EngineDeadError as error:
-            raise EngineError("the engine stopped; see the server's log") from error
+            raise EngineError(STOPPED) from error
 
     def shutdown(self) -> None:
         self._llm.shutdown()

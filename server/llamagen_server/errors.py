@@ -24,6 +24,8 @@ def describe(error: Any) -> tuple[str, str | None]:
     param = ".".join(str(part) for part in error["loc"] if part != "body") or None
     if error["type"] == "extra_forbidden":
         return f"unknown field {param!r}", param
+    if isinstance(error["input"], bytes):
+        return "the body is not read as JSON: send it with the header content-type: application/json", None
     if error["type"] == "missing":
         return f"{param or 'the body'} is missing", param
     message = error["msg"][0].lower() + error["msg"][1:]

@@ -89,19 +89,23 @@ def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRe
 
 
 def check_out(out: Path) -> None:
+    """Before the model is loaded, lest the pictures are lost."""
     if out.suffix and not out.is_dir() and out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out}: unknown image format {out.suffix}, must be one of {', '.join(FORMATS)}")
+    folder = out.parent if out.suffix else out
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--out {out}: {folder} cannot be written to")
 
 
 async def _generate(pipeline: Pipeline, requests: list[ImageRequest], out: Path) -> None:
+    from llamagen_server.pipeline import together
+
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(pipeline.generate(r, f"{i}")) for i, r in enumerate(requests)]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+        results = await together(pipeline.generate(request, f"{i}") for i, request in enumerate(requests))
     finally:
         pipeline.shutdown()
-    pictures = [picture for task in tasks for picture in task.result().pictures]
+    pictures = [picture for result in results for picture in result.pictures]
     if out.suffix.lower() not in FORMATS:
         for i, picture in enumerate(pictures):
             _write(out / f"{i:04d}.png", picture.pixels, f"seed {picture.seed}")
@@ -113,6 +117,5 @@ async def _generate(pipeline: Pipeline, requests: list[ImageRequest], out: Path)
 
 
 def _write(file: Path, pixels: NDArray[np.uint8], what: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(encode_image(pixels, FORMATS.get(file.suffix.lower(), "png")))
     logger.info("%s (%s)", file, what)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,16 +142,12 @@ class Pipeline:
         condition = await self._condition(request)
         timings = Timings(text_ms=_since(start))
         draw = _Draw(request_id, condition, sampling, request.logprobs, canvas, partial_images, pixels, on_event)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._picture(draw, j)) for j in range(request.n)]
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        timings.engine_ms = max(task.result()[1] for task in tasks)
+        drawn = await together(self._picture(draw, j) for j in range(request.n))
+        timings.engine_ms = max(engine_ms for _, engine_ms in drawn)
         timings.total_ms = _since(start)
         timings.decode_ms = timings.total_ms - timings.text_ms - timings.engine_ms
         tokens = 1 if isinstance(condition, int) else len(condition)
-        return Result([task.result()[0] for task in tasks], tokens, timings)
+        return Result([picture for picture, _ in drawn], tokens, timings)
 
     async def _picture(self, draw: _Draw, j: int) -> tuple[Picture, float]:
         """Picture j, and how long the engine took, in milliseconds."""
@@ -226,6 +222,16 @@ class Pipeline:
         self._text_thread.shutdown(wait=False, cancel_futures=True)
         self.decoder.shutdown()
         self.engine.shutdown()
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all; if one fails or this is cancelled, the others are cancelled."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(part) for part in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _since(start: float) -> float:

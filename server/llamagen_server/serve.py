@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import logging
 import multiprocessing
+import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,9 @@ from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 30
+"""How long requests in flight may go on after the server was told to stop."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,72 +38,99 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="1: a server that never guides, at half the work per token; cfg_scale must then be 1 (default: 2)",
     )
     vllm_args.add_arguments(parser)
+    parser.set_defaults(shutdown_timeout=DRAIN_SECONDS)
 
 
 def run(args: argparse.Namespace) -> None:
     """Serves until it is told to stop.
 
     Raises:
-        ValueError: the model or a flag is wrong.
-        RuntimeError: the engine did not start.
+        ValueError: the model, a flag or the address is wrong.
+        EngineError: the engine did not start, or ended while serving.
     """
     model = loading.open_model(args.model_dir or args.model, args.guidance_streams)
-    asyncio.run(_serve(args, model))
+    with listen(args.host, args.port) as listener:
+        asyncio.run(_Service(args, model, listener).run())
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Takes the address before the model is loaded: that it is in use should not be news after a minute."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to `_serve`: uvicorn would raise them again before the engine is stopped."""
+        """Leaves signals to `_Service`: uvicorn would raise them again before the engine is stopped."""
         yield
 
 
-async def _serve(args: argparse.Namespace, model: ModelDir) -> None:
-    start = time.perf_counter()
-    name = served_name(args, model)
-    app = create_app(name)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            args.host,
-            args.port,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=30,
-        )
-    )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
-    serving = asyncio.create_task(server.serve())
-    logger.info("loading %s", model.path)
-    loading_task = asyncio.create_task(asyncio.to_thread(loading.load_pipeline, model, args))
-    pipeline: Pipeline | None = None
-    try:
-        await asyncio.wait({serving, loading_task}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            _stop_children()  # the engine's process; the loading thread then ends with an error of no interest
-            await asyncio.wait({loading_task})
-        else:
-            pipeline = app.state.pipeline = loading_task.result()
-            logger.info(
-                "%s is ready after %.0f s: http://%s:%d", name, time.perf_counter() - start, args.host, args.port
+class _Service:
+    """The life of a server: listen, load, serve, drain, stop."""
+
+    def __init__(self, args: argparse.Namespace, model: ModelDir, listener: socket.socket) -> None:
+        self.args, self.model, self.listener = args, model, listener
+        self.name = served_name(args, model)
+        self.app = create_app(self.name)
+        self.server = _Server(
+            uvicorn.Config(
+                self.app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
             )
-            await serving
-    finally:
-        server.should_exit = True
-        await asyncio.wait({serving})
-        if pipeline is not None:
+        )
+
+    async def run(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self.server.handle_exit, number, None)
+        serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        try:
+            pipeline = await self._load(serving)
+        except BaseException:
+            self.server.should_exit = True
+            await asyncio.wait({serving})
+            raise
+        try:
+            await self._watch(pipeline, serving)
+        finally:
+            self.server.should_exit = True
+            await asyncio.wait({serving})
             pipeline.shutdown()
-        logger.info("stopped")
+            logger.info("stopped")
+
+    async def _load(self, serving: asyncio.Task[None]) -> Pipeline:
+        """Loads in a thread, so that the server answers 503 meanwhile."""
+        start = time.perf_counter()
+        logger.info("loading %s", self.model.path)
+        load = asyncio.create_task(asyncio.to_thread(loading.load_pipeline, self.model, self.args))
+        await asyncio.wait({serving, load}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            self._abandon_loading()
+        pipeline = self.app.state.pipeline = load.result()
+        host, port = self.listener.getsockname()[:2]
+        logger.info("%s is ready after %.0f s: http://%s:%d", self.name, time.perf_counter() - start, host, port)
+        return pipeline
+
+    def _abandon_loading(self) -> None:
+        """Told to stop while loading: nothing is worth waiting for, and a thread cannot be stopped."""
+        for child in multiprocessing.active_children():
+            child.terminate()
+        logger.info("stopped while loading")
+        logging.shutdown()
+        os._exit(0)
+
+    async def _watch(self, pipeline: Pipeline, serving: asyncio.Task[None]) -> None:
+        """Serves until told to stop; a server whose engine is gone ends too, so that it is started again."""
+        while not serving.done():
+            await asyncio.wait({serving}, timeout=1)
+            if not self.server.should_exit:
+                await pipeline.engine.check_health()
 
 
 def served_name(args: argparse.Namespace, model: ModelDir) -> str:
     if args.served_model_name:
         return str(args.served_model_name[0])
     return "llamagen-demo" if model.path == loading.DEMO_MODEL else model.path.resolve().name
-
-
-def _stop_children() -> None:
-    for child in multiprocessing.active_children():
-        child.terminate()

@@ -6,6 +6,8 @@ import argparse
 import logging
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -49,7 +51,9 @@ def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> 
     args.enable_prompt_embeds = config.condition == "text"
     args.hf_overrides = {**(args.hf_overrides or {}), "guidance_streams": config.guidance_streams}
     v2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
-    args.logits_processors = [*(args.logits_processors or []), logits_processor(config.guidance_streams, v2)]
+    ours = logits_processor(config.guidance_streams, v2)
+    # First, so that others see mixed logits.
+    args.logits_processors = [ours, *(p for p in args.logits_processors or [] if p != ours)]
     if args.logprobs_mode.startswith("raw"):
         args.logprobs_mode = "processed_logprobs"
     if current_platform.is_cpu():
@@ -69,10 +73,10 @@ def default_flags(**changes: Any) -> argparse.Namespace:
 def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
     if args.dtype == "auto":
         args.dtype = "float32"  # few CPUs have bfloat16 units
-    if not args.enforce_eager and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
-        logger.warning("no C++ compiler found: running eager, which is slower than compiled")
+    if not args.enforce_eager and (missing := missing_for_compilation()):
+        logger.warning("%s not found: running eager, which is slower than compiled", missing)
         args.enforce_eager = True
-    bytes_per_image = kv_cache_bytes(config, args.dtype)
+    bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size or 128)
     if args.max_num_seqs is None:
         fits = psutil.virtual_memory().available // 2 // bytes_per_image
         args.max_num_seqs = max(1, min(32, fits))
@@ -84,10 +88,21 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
         args.kv_cache_memory_bytes = (args.max_num_seqs + 1) * bytes_per_image
 
 
-def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int = 128) -> int:
+def missing_for_compilation() -> str | None:
+    """What torch.compile needs on a CPU and this machine has not: a C++ compiler, Python's headers."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        return f"C++ compiler {compiler}"
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return None if header.exists() else str(header)
+
+
+def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int) -> int:
     """KV-cache bytes of one image, in whole blocks: keys and values of all streams, layers and positions."""
     blocks = -(-config.max_position_embeddings // block_size)
-    per_token = 2 * config.n_layer * config.num_key_value_heads * config.head_dim * (4 if dtype == "float32" else 2)
+    per_token = (
+        2 * config.n_layer * config.num_key_value_heads * config.head_dim * (4 if dtype in ("float32", "float") else 2)
+    )
     return blocks * block_size * per_token
 
 

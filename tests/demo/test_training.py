@@ -40,7 +40,7 @@ def vq_trainer(steps: int) -> VQTrainer:
 def ar_trainer(steps: int) -> ARTrainer:
     scenes = training_scenes(8, seed=0)
     codes = torch.randint(64, (8, 64), generator=torch.Generator().manual_seed(0)).to(torch.int16)
-    return ARTrainer(Budget(steps=steps), scenes, codes, config=TINY_GPT, batch=4)
+    return ARTrainer(Budget(steps=steps), scenes, codes, torch.randn(64, 8), config=TINY_GPT, batch=4)
 
 
 @pytest.mark.parametrize("make", [vq_trainer, ar_trainer])
@@ -84,7 +84,7 @@ def test_stages_after_the_first(tmp_path: Path) -> None:
 def test_exported_models_draw(tmp_path: Path) -> None:
     vq = fresh(TINY_VQ).eval().requires_grad_(False)
     scenes = training_scenes(8, seed=0)
-    trainer = ARTrainer(Budget(steps=1), scenes, encode_scenes(vq, scenes), config=TINY_GPT, batch=4)
+    trainer = ARTrainer(Budget(steps=1), scenes, encode_scenes(vq, scenes), vq.quantize.codebook(), config=TINY_GPT, batch=4)
     trainer.step()
     assert export(trainer.model.eval(), vq, tmp_path) < 2_000_000
     generate = load_exported(tmp_path, Sampling(top_k=5))

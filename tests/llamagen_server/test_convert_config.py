@@ -146,7 +146,6 @@ def test_rotary_table_of_other_heads() -> None:
         ("c2i_3B_384.pt", 16, 24),
         ("t2i_XL_stage1_256.pt", 16, 16),
         ("t2i_XL_stage2_512.pt", 16, 32),
-        ("c2i_L_256.pt", 8, 32),
     ],
 )
 def test_grid_by_official_file_name(file: str, downsample: int, grid: int) -> None:
@@ -157,6 +156,12 @@ def test_grid_by_official_file_name(file: str, downsample: int, grid: int) -> No
 def test_grid_that_nothing_tells(file: str) -> None:
     with pytest.raises(ValueError, match=r"does not tell the size of its images; give it with --image-size"):
         infer(CLASS, Hints(file, 16))
+
+
+def test_the_file_name_counts_only_with_16_pixels_per_code() -> None:
+    """The released networks have 16x16 codes for 256 pixels, whatever tokenizer is given beside them."""
+    with pytest.raises(ValueError, match=r"c2i_L_256\.pt: the file does not tell the size of its images"):
+        infer(CLASS, Hints("c2i_L_256.pt", 8))
 
 
 def test_grid_by_trainer_arguments() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +229,28 @@ def test_forced_codes_are_taken_and_the_model_goes_on_from_them(class_model: Gol
     params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args=outside)
     [third] = class_model.llm.generate(prompts[:1], params, use_tqdm=False)
     assert torch.equal(torch.tensor(third.outputs[0].token_ids), codes)
+
+
+def test_compiled_text_model_tokens(start_engine: StartEngine, text_model_dir: Path, text_model: Golden) -> None:
+    """What a server runs by default: torch.compile, with the positions of a text model."""
+    compiled = replace(text_model, llm=start_engine(text_model_dir, enforce_eager=False))
+    assert compiled.wrong_tokens() == 0
+
+
+def test_preempted_images_are_the_same(start_engine: StartEngine, text_model_dir: Path, text_model: Golden) -> None:
+    """Too few KV blocks for all, and prompts that are prefilled in chunks."""
+    flags = {"num_gpu_blocks_override": 5, "max_num_batched_tokens": 40, "disable_log_stats": False}
+    crowded = replace(text_model, llm=start_engine(text_model_dir, **flags))
+    assert crowded.wrong_tokens() == 0
+    [preemptions] = [m.value for m in crowded.llm.get_metrics() if m.name == "vllm:num_preemptions"]
+    assert preemptions > 0
+
+
+def test_asking_for_more_codes_than_an_image_has_does_no_harm(text_model: Golden) -> None:
+    params = SamplingParams(temperature=0, max_tokens=100, detokenize=False)
+    [output] = text_model.llm.generate([text_model.prompt(0)], params, use_tqdm=False)
+    assert len(output.outputs[0].token_ids) == 100
+    assert text_model.wrong_tokens() == 0
 
 
 class TestMutations:

@@ -85,6 +85,10 @@ class LlamaGenConfig(PreTrainedConfig):
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> LlamaGenConfig:
+        """This config itself: transformers would take the name in ``text_encoder`` for a config inside this one."""
+        return self
+
     @property
     def stream_head_dim(self) -> int:
         """Size of an attention head of the network."""

@@ -2,8 +2,9 @@
 
 A request says how it is guided in ``SamplingParams.extra_args``:
 
-- ``cfg_scale``: finite number >= 0. The logits are ``u + cfg_scale * (c - u)`` of the unconditional and the conditional
-  stream: 1 is the conditional model alone, 0 the unconditional one. (The official code knows no scale below 1.)
+- ``cfg_scale``: number from 0 to 1000. The logits are ``u + cfg_scale * (c - u)`` of the unconditional and the
+  conditional stream: 1 is the conditional model alone, 0 the unconditional one. (The official code knows no scale
+  below 1.)
 - ``cfg_interval``: integer >= -1. -1 guides every token. ``k >= 0`` guides the first token and decode steps 0 to k,
   that is image tokens 0 to k + 1; the rest are conditional only (official ``generate`` and ``decode_n_tokens``).
 - ``cfg_schedule``: how the scale runs over the image. ``constant``; ``linear`` from 1 at the first token to
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from vllm_llamagen.limits import MAX_INT, MAX_SCALE
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -49,15 +52,17 @@ class Guidance(NamedTuple):
         scale, interval = args.get("cfg_scale", default.scale), args.get("cfg_interval", default.interval)
         schedule, first_token = args.get("cfg_schedule", "constant"), args.get("first_token", 0)
         forced = args.get("forced_codes", ())
-        if not _is_number(scale, int | float) or not 0 <= scale < math.inf:
-            raise ValueError(f"cfg_scale is {scale!r}, must be a finite number >= 0")
-        if not _is_number(interval, int) or interval < -1:
+        if not _is_number(scale, int | float) or not 0 <= scale <= MAX_SCALE:
+            raise ValueError(f"cfg_scale is {scale!r}, must be a number from 0 to {MAX_SCALE}")
+        if not _is_number(interval, int) or not -1 <= interval <= MAX_INT:
             raise ValueError(f"cfg_interval is {interval!r}, must be an integer >= -1 (-1 guides every token)")
         if schedule not in SCHEDULES:
             raise ValueError(f"cfg_schedule is {schedule!r}, must be one of {', '.join(SCHEDULES)}")
-        if not _is_number(first_token, int) or first_token < 0:
+        if not _is_number(first_token, int) or not 0 <= first_token <= MAX_INT:
             raise ValueError(f"first_token is {first_token!r}, must be an integer >= 0")
-        if not isinstance(forced, list | tuple) or not all(_is_number(code, int) and code >= -1 for code in forced):
+        if not isinstance(forced, list | tuple) or not all(
+            _is_number(code, int) and -1 <= code <= MAX_INT for code in forced
+        ):
             raise ValueError("forced_codes must be a list of codes, with -1 where the model is free")
         return cls(float(scale), interval, schedule, first_token, tuple(forced))
 
@@ -85,8 +90,10 @@ NEUTRAL_PARAMS: dict[str, Any] = {
     "bad_words": [],
     "frequency_penalty": 0.0,
     "logit_bias": None,
+    "logprob_token_ids": None,
     "min_tokens": 0,
     "presence_penalty": 0.0,
+    "prompt_logprob_token_ids": None,
     "prompt_logprobs": None,
     "repetition_penalty": 1.0,
     "structured_outputs": None,

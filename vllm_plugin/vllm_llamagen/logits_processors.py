@@ -163,6 +163,9 @@ def check_engine(vllm_config: VllmConfig) -> None:
         ValueError: the matching logits processor is not configured, or log-probabilities would be taken before it.
     """
     model_config = vllm_config.model_config
+    if vllm_config.use_v2_model_runner and model_config.hf_config.condition == "text":
+        # It loses which positions of a prompt are text when a request is resumed or has codes in its prompt.
+        raise ValueError("text models need vLLM's V1 model runner: set VLLM_USE_V2_MODEL_RUNNER=0")
     needed = logits_processor(model_config.hf_config.guidance_streams, vllm_config.use_v2_model_runner)
     configured = [
         p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in model_config.logits_processors or ()

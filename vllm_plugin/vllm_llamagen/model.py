@@ -8,7 +8,8 @@ heads first, and vLLM's paged KV cache holds both streams under one block table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from vllm.sequence import IntermediateTensors
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.logits_processors import check_engine
 from vllm_llamagen.rotary import rotary_table, rotate
-from vllm_llamagen.weights import engine_weights
+from vllm_llamagen.weights import check_shapes, engine_weights
 
 
 class RMSNorm(nn.Module):
@@ -47,6 +48,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: LlamaGenConfig, vllm_config: VllmConfig, prefix: str) -> None:
         super().__init__()
         tp_size = get_tensor_model_parallel_world_size()
+        if config.n_kv_head % tp_size:
+            raise ValueError(f"tensor_parallel_size is {tp_size}, must divide the model's {config.n_kv_head} KV heads")
         self.streams = config.guidance_streams
         self.head_dim = config.stream_head_dim
         self.padding = config.head_dim - config.stream_head_dim
@@ -63,7 +66,7 @@ class SelfAttention(nn.Module):
             config.dim, config.dim, bias=False, quant_config=vllm_config.quant_config, prefix=f"{prefix}.wo"
         )
         self.num_heads = config.n_head // tp_size
-        self.num_kv_heads = max(1, config.n_kv_head // tp_size)
+        self.num_kv_heads = config.n_kv_head // tp_size
         self.attn = Attention(
             self.streams * self.num_heads,
             config.head_dim,
@@ -158,7 +161,8 @@ class LlamaGenModel(nn.Module):
             inputs_embeds = self.embed_input_ids(input_ids)
         if positions.ndim == 2:  # M-RoPE: three equal rows
             positions = positions[0]
-        cos_sin = self.cos_sin[positions][:, None, None]
+        # A request for more codes than an image has must not read behind the table.
+        cos_sin = self.cos_sin[positions.clamp(max=len(self.cos_sin) - 1)][:, None, None]
         x = inputs_embeds.view(-1, self.config.dim)
         for layer in self.layers:
             x = layer(x, cos_sin)
@@ -172,6 +176,8 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
     `vllm_llamagen.logits_processors` mixes them with each request's scale.
     """
 
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {"w13": ["w1", "w3"]}
+
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         check_engine(vllm_config)
@@ -181,6 +187,7 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
             self.config.codebook_size, self.config.dim, quant_config=vllm_config.quant_config, prefix="output"
         )
         self.logits_processor = LogitsProcessor(self.config.codebook_size)
+        self.is_unquantized = vllm_config.quant_config is None
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         return self.model.embed_input_ids(input_ids)
@@ -211,10 +218,22 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
         return None if logits is None else logits.view(hidden_states.shape[0], -1)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Loads the official tensors; missing, unexpected and misshapen ones are errors."""
+        """Loads the official tensors; missing, unexpected and misshapen ones are errors.
+
+        A quantized checkpoint has tensors of its own kinds; vLLM's layers check those.
+        """
         parameters = dict(self.named_parameters())
+        shapes: dict[str, torch.Size] = {}
         loaded = set()
-        for name, shard, tensor in engine_weights(weights, self.config):
+
+        def seen() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in weights:
+                shapes[name] = tensor.shape
+                yield name, tensor
+
+        for name, shard, tensor in engine_weights(seen(), self.config):
+            if name not in parameters:
+                raise ValueError(f"unexpected tensor {name}")
             parameter = parameters[name]
             loader = getattr(parameter, "weight_loader", None)
             if loader is None:
@@ -224,4 +243,6 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
             else:
                 loader(parameter, tensor, shard)
             loaded.add(name)
+        if self.is_unquantized:
+            check_shapes(shapes, self.config, "checkpoint")
         return loaded

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: gives every request an id and logs one line when it is over."""
+"""Pure ASGI middleware: gives every request an id, logs one line when it is over, and answers unexpected errors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import logging
 import re
 import time
 import uuid
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamagen_server.api.errors import error_reply
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +45,14 @@ class AccessLog:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except Exception as error:  # here, where the reply still gets its id
+            code, body = error_reply(error)
+            if status != "aborted":
+                raise
+            await JSONResponse(body, code)(scope, receive, send_with_id)
         finally:
             duration = (time.perf_counter() - start) * 1000
             level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
-            logger.log(level, "%s %s %s %s %.0f ms", request_id, scope["method"], scope["path"], status, duration)
+            logger.log(
+                level, "%s %s %s %s %.0f ms", request_id, scope["method"], quote(scope["path"]), status, duration
+            )

@@ -1,4 +1,7 @@
-"""The one place where exceptions become replies: ``{"error": {"message", "type", "param", "code"}}``."""
+"""The one place where exceptions become replies: ``{"error": {"message", "type", "param", "code"}}``.
+
+What is not handled here reaches `AccessLog`, which calls `error_reply` too.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +71,6 @@ def install(app: FastAPI) -> None:
     async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # for the log; nobody reads it
 
-    for kind in (ApiError, InvalidRequestError, RequestValidationError, HTTPException, EngineError, Exception):
+    for kind in (ApiError, InvalidRequestError, RequestValidationError, HTTPException, EngineError):
         app.add_exception_handler(kind, handle)
     app.add_exception_handler(ClientGoneError, client_gone)

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import error_reply
@@ -47,7 +48,21 @@ async def stream_events(
     except BaseException:
         task.cancel()
         raise
-    return StreamingResponse(_events(first, queue, task, render, finish), media_type="text/event-stream")
+    return _EventResponse(_events(first, queue, task, render, finish), task)
+
+
+class _EventResponse(StreamingResponse):
+    """Cancels its work when it is over, however it ends and even if it never begins."""
+
+    def __init__(self, events: AsyncIterator[bytes], work: asyncio.Task[Result]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.work.cancel()
 
 
 async def _events(
@@ -68,8 +83,6 @@ async def _events(
     except Exception as error:  # the reply has begun: its status cannot be changed any more
         _, body = error_reply(error)
         yield _encode({"type": "error", **body})
-    finally:
-        task.cancel()
 
 
 def _encode(event: Event) -> bytes:

@@ -21,6 +21,8 @@ from llamagen_server.request import ImageRequest
 
 router = APIRouter(tags=["generate"])
 
+ACCEPTED: dict[str, OutputFormat] = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg"}
+
 
 class GenerateRequest(ImageRequest):
     output_format: OutputFormat = "png"
@@ -99,7 +101,9 @@ async def generate(
     """Makes pictures of a prompt or a class."""
     if body.stream:
         return await _stream(body, request, pipeline, request_id)
-    binary = body.response_format == "binary" or request.headers.get("accept", "").startswith("image/")
+    accept = request.headers.get("accept", "")
+    binary = body.response_format == "binary" or accept.startswith("image/")
+    body.output_format = ACCEPTED.get(accept, body.output_format)
     if binary and body.n != 1:
         raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
     pixels = binary or body.response_format != "codes"

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vq-config", metavar="F.json", help="official VQ ModelArgs fields, and ch, of a tokenizer of another shape")
     add("--image-size", type=int, metavar="N", help="side of the images in pixels, if the checkpoint does not tell it")
     add("--labels", metavar="F.json", help="names of the classes: {class id: [name, ...]}")
+    add("--no-clean-caption", action="store_true", help="the text model was trained on captions as they are")
     add("--dtype", choices=DTYPES, help="dtype of the GPT weights (default: as in the checkpoint)")
     add("--cfg-scale", type=float, metavar="S", help="default guidance scale (default: 4.0 for classes, 7.5 for text)")
     add("--temperature", type=float, metavar="T", help="default temperature (default: 1.0)")
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     vq = read_vq(args.vq_ckpt, args.vq_config)
     config, weights = _read_gpt(args, vq)
     _check_codebook(config, vq, args)
+    config.clean_caption = not args.no_clean_caption
     encoder = _text_encoder(args, config)
     if encoder is None:
         config.text_encoder = args.text_encoder

@@ -40,7 +40,12 @@ def find_grid(shapes: Shapes, hints: Hints, cls_token_num: int) -> int:
         ValueError: nothing tells the grid, two sources disagree (the message names both), or it is not square.
     """
     sources = list(_sources(shapes, hints, cls_token_num))
-    if not sources and (match := OFFICIAL_NAME.fullmatch(hints.file.replace("\\", "/").rsplit("/", 1)[-1])):
+    # The released networks all have 16 pixels per code, whatever tokenizer is given beside them.
+    if (
+        not sources
+        and hints.downsample == 16
+        and (match := OFFICIAL_NAME.fullmatch(hints.file.replace("\\", "/").rsplit("/", 1)[-1]))
+    ):
         sources = [("the file name", _codes(int(match[1]), hints.downsample, "the image size in the file name"))]
     if not sources:
         raise ValueError(f"{hints.file}: the file does not tell the size of its images; give it with --image-size")

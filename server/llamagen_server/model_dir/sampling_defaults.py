@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from llamagen_server.model_dir.json_file import read_object, write_object
+from vllm_llamagen.limits import MAX_INT, MAX_SCALE, MAX_TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class SamplingDefaults:
     top_p: float
 
     def __post_init__(self) -> None:
-        for name in ("cfg_scale", "temperature", "top_p"):
+        for name, most in (("cfg_scale", MAX_SCALE), ("temperature", MAX_TEMPERATURE), ("top_p", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value!r}, must be a number from 0")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+                raise ValueError(f"{name} is {value!r}, must be a number from 0 to {most:g}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}, must be above 0 and at most 1")
-        if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 0:
+        if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or not 0 <= self.top_k <= MAX_INT:
             raise ValueError(f"top_k is {self.top_k!r}, must be an integer from 0 (off)")
 
 

@@ -73,6 +73,12 @@ async def test_formats(class_client: httpx.AsyncClient, output_format: str, name
     assert Image.open(io.BytesIO(file)).format == name
 
 
+async def test_the_accept_header_names_the_format(class_client: httpx.AsyncClient) -> None:
+    reply = await class_client.post("/generate", json={"class_id": 0}, headers={"accept": "image/webp"})
+    assert reply.headers["content-type"] == "image/webp"
+    assert Image.open(io.BytesIO(reply.content)).format == "WEBP"
+
+
 @pytest.mark.parametrize("ask", [{"headers": {"accept": "image/*"}}, {"json": {"response_format": "binary"}}])
 async def test_the_file_itself(class_client: httpx.AsyncClient, ask: dict[str, Any]) -> None:
     fields = {"class_id": 0, "seed": 3}
@@ -98,7 +104,12 @@ async def test_the_file_itself(class_client: httpx.AsyncClient, ask: dict[str, A
         ({"prompt": "x", "cfg_scale": "4"}, "cfg_scale is '4': input should be a valid number", "cfg_scale"),
         ({"prompt": "x", "cfg_scale": -1}, "cfg_scale is -1: input should be greater", "cfg_scale"),
         ({"prompt": "x", "cfg_interval": 1.5}, "cfg_interval is 1.5: input should be a valid integer", "cfg_interval"),
+        ({"prompt": "x", "cfg_scale": 1001}, "cfg_scale is 1001", "cfg_scale"),
+        ({"prompt": "x", "cfg_interval": 2**70}, "cfg_interval is", "cfg_interval"),
+        ({"prompt": "x", "cfg_schedule": "up"}, "cfg_schedule is 'up'", "cfg_schedule"),
         ({"prompt": "x", "temperature": -1}, "temperature is -1", "temperature"),
+        ({"prompt": "x", "temperature": 2.1}, "temperature is 2.1", "temperature"),
+        ({"prompt": "x", "top_k": 2**70}, "top_k is", "top_k"),
         ({"prompt": "x", "top_p": 0}, "top_p is 0: input should be greater than 0", "top_p"),
         ({"prompt": "x", "seed": -1}, "seed is -1", "seed"),
         ({"prompt": "x", "seed": True}, "seed is True: input should be a valid integer", "seed"),
@@ -195,6 +206,28 @@ async def test_the_server_says_when_it_is_loading(text_client: httpx.AsyncClient
     text_app.state.pipeline = pipeline
     pipeline.engine.dead = True
     assert (await text_client.get("/health")).status_code == 503
+
+
+async def test_an_unexpected_error_has_an_id_and_one_log_line(
+    class_client: httpx.AsyncClient, class_app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    class_app.state.pipeline.engine.error = ZeroDivisionError("secret detail")
+    reply = await class_client.post("/generate", json={"class_id": 0}, headers={"x-request-id": "r"})
+    assert (reply.status_code, reply.headers["x-request-id"]) == (500, "r")
+    assert [record.message for record in caplog.records if record.exc_info] == ["request failed"]
+
+
+async def test_a_path_cannot_forge_log_lines(class_client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        await class_client.get("/a%0AINFO forged")
+    assert not any("\n" in record.message for record in caplog.records)
+    assert any("/a%0AINFO%20forged" in record.message for record in caplog.records)
+
+
+async def test_the_header_for_json_is_named(text_client: httpx.AsyncClient) -> None:
+    reply = await text_client.post("/generate", content=b'{"prompt": "x"}')
+    assert reply.status_code == 400
+    assert "content-type: application/json" in reply.json()["error"]["message"]
 
 
 async def test_request_ids(text_client: httpx.AsyncClient) -> None:

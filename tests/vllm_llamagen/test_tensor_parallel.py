@@ -1,0 +1,46 @@
+"""Two workers, each with half of the heads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+def draw(model_dir: str, class_ids: list[int]) -> list[list[int]]:
+    """Greedy codes at scale 4 from an engine with two workers."""
+    from vllm import SamplingParams
+
+    from llamagen_server import vllm_args
+    from vllm_llamagen.config import LlamaGenConfig
+
+    config = LlamaGenConfig.from_pretrained(model_dir)
+    flags = vllm_args.default_flags(enforce_eager=True, disable_log_stats=True, tensor_parallel_size=2)
+    llm = vllm_args.start_offline_engine(vllm_args.engine_args(flags, model_dir, config))
+    prompts: list[Any] = [{"prompt_token_ids": [config.codebook_size + class_id]} for class_id in class_ids]
+    params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0})
+    return [list(output.outputs[0].token_ids) for output in llm.generate(prompts, params, use_tqdm=False)]
+
+
+@pytest.mark.engine
+def test_two_workers_give_the_official_tokens(class_model_dir: Path, golden_dir: Path) -> None:
+    expected = load_file(golden_dir / "expected.safetensors")
+    cores = sorted(os.sched_getaffinity(0))
+    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}|{cores[-1]}"}  # read once in a process
+    class_ids = json.dumps(expected["tiny_c2i.class_ids"].tolist())
+    command = [sys.executable, __file__, str(class_model_dir), class_ids]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    got = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    assert torch.equal(got, expected["tiny_c2i.greedy.cfg4.0"].long())
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n" + json.dumps(draw(sys.argv[1], json.loads(sys.argv[2]))) + "\n")
