@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import multiprocessing
 import os
 import signal
 import socket
@@ -13,12 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import uvicorn
 
 from llamagen_server import loading, vllm_args
 from llamagen_server.api.app import create_app
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline import Pipeline
+from vllm_llamagen import OWN_PROCESS_GROUP
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the model, a flag or the address is wrong.
         EngineError: the engine did not start, or ended while serving.
     """
+    os.environ.setdefault(OWN_PROCESS_GROUP, "1")
     model = loading.open_model(args.model_dir or args.model, args.guidance_streams)
     with listen(args.host, args.port) as listener:
         asyncio.run(_Service(args, model, listener).run())
@@ -55,11 +57,13 @@ def run(args: argparse.Namespace) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """Takes the address before the model is loaded: that it is in use should not be news after a minute."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port is {port}, must be 0 to 65535 (0 takes a free one)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
         raise ValueError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
@@ -116,8 +120,8 @@ class _Service:
 
     def _abandon_loading(self) -> None:
         """Told to stop while loading: nothing is worth waiting for, and a thread cannot be stopped."""
-        for child in multiprocessing.active_children():
-            child.terminate()
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
         logger.info("stopped while loading")
         logging.shutdown()
         os._exit(0)

@@ -62,4 +62,4 @@ def test_held_out_captions_are_fixed() -> None:
     captions = held_out_captions()
     assert len(captions) == 300
     assert captions == held_out_captions()
-    assert captions[0].text == "a large orange circle to the left of a large blue square, black background."
+    assert captions[0].text == "a tiny green triangle at the bottom centre."

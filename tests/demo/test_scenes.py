@@ -5,7 +5,8 @@ import random
 
 import numpy as np
 import pytest
-from demo.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, SNAP, Scene, render, sample_scene, shape_mask
+from demo.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, PATCH, SPANS, Scene, render, sample_scene, shape_mask
+from demo.train_vq import CONFIG
 
 
 def scenes(seed: int, count: int = 200) -> list[Scene]:
@@ -22,13 +23,14 @@ def test_same_seed_same_scenes_and_pixels() -> None:
 def test_objects_are_snapped_inside_the_image_and_apart() -> None:
     for scene in scenes(5):
         for obj in scene.objects:
-            assert obj.x % SNAP == obj.y % SNAP == 0
+            assert obj.half <= SPANS[obj.size]
+            assert all((c - SPANS[obj.size]) % PATCH == 0 for c in (obj.x, obj.y))
             assert obj.half <= obj.x <= IMAGE_SIZE - obj.half
             assert obj.half <= obj.y <= IMAGE_SIZE - obj.half
         if scene.relation:
             first, second = scene.objects
-            gap = max(abs(first.x - second.x), abs(first.y - second.y)) - first.half - second.half
-            assert gap >= 6
+            apart = max(abs(first.x - second.x), abs(first.y - second.y))
+            assert apart >= SPANS[first.size] + SPANS[second.size]
 
 
 def test_relation_is_the_only_one_that_holds() -> None:
@@ -39,6 +41,14 @@ def test_relation_is_the_only_one_that_holds() -> None:
             along, across = (dx, dy) if scene.relation in ("left of", "right of") else (dy, dx)
             assert (along > 0) == (scene.relation in ("left of", "above"))
             assert abs(along) > abs(across)
+
+
+def test_there_are_fewer_patches_than_codes() -> None:
+    """What lets one code stand for one patch, whatever else is in the picture."""
+    grid = range(0, IMAGE_SIZE, PATCH)
+    pictures = [render(scene) for scene in scenes(7, 3000)]
+    patches = {p[y : y + PATCH, x : x + PATCH].tobytes() for p in pictures for y in grid for x in grid}
+    assert len(patches) <= 2100 < CONFIG.codebook_size
 
 
 def test_rendering_shows_background_and_colours() -> None:

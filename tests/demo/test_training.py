@@ -11,7 +11,7 @@ from demo.export import export, load_exported
 from demo.generate import Sampling
 from demo.model import GPTConfig
 from demo.scenes import render
-from demo.train_ar import ARTrainer, encode_scenes, training_scenes
+from demo.train_ar import ARTrainer, encode_scenes, load_trained_ar, training_scenes
 from demo.train_vq import VQTrainer, prepare, shrink
 from demo.training import Budget, Trainer, learning_rate, run
 from demo.vq_start import fresh, grown
@@ -39,8 +39,10 @@ def vq_trainer(steps: int) -> VQTrainer:
 
 def ar_trainer(steps: int) -> ARTrainer:
     scenes = training_scenes(8, seed=0)
-    codes = torch.randint(64, (8, 64), generator=torch.Generator().manual_seed(0)).to(torch.int16)
-    return ARTrainer(Budget(steps=steps), scenes, codes, torch.randn(64, 8), config=TINY_GPT, batch=4)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(64, (8, 64), generator=generator).to(torch.int16)
+    codebook = torch.randn(64, 8, generator=generator)
+    return ARTrainer(Budget(steps=steps), scenes, codes, codebook, config=TINY_GPT, batch=4)
 
 
 @pytest.mark.parametrize("make", [vq_trainer, ar_trainer])
@@ -72,6 +74,15 @@ def test_grown_tokenizer_sees_and_draws_as_the_smaller_one() -> None:
     assert torch.nn.functional.cosine_similarity(wanted, got, dim=1).mean() > 0.95
 
 
+def test_only_cells_near_a_change_differ() -> None:
+    images = torch.zeros(1, 3, 64, 64)
+    changed = images.clone()
+    changed[:, :, 20, 20] = 1.0  # in the middle of cell (2, 2)
+    assert torch.nonzero(1 - train_vq.same_cells(images, changed)[0]).tolist() == [[2, 2]]
+    changed[:, :, 16, 20] = 1.0  # next to cell (1, 2)
+    assert torch.nonzero(1 - train_vq.same_cells(images, changed)[0]).tolist() == [[1, 2], [2, 2]]
+
+
 def test_stages_after_the_first(tmp_path: Path) -> None:
     start = fresh(TINY_VQ).eval().requires_grad_(False)
     for keep_codes in (False, True):
@@ -84,10 +95,14 @@ def test_stages_after_the_first(tmp_path: Path) -> None:
 def test_exported_models_draw(tmp_path: Path) -> None:
     vq = fresh(TINY_VQ).eval().requires_grad_(False)
     scenes = training_scenes(8, seed=0)
-    trainer = ARTrainer(Budget(steps=1), scenes, encode_scenes(vq, scenes), vq.quantize.codebook(), config=TINY_GPT, batch=4)
-    trainer.step()
-    assert export(trainer.model.eval(), vq, tmp_path) < 2_000_000
-    generate = load_exported(tmp_path, Sampling(top_k=5))
+    trainer = ARTrainer(
+        Budget(steps=1), scenes, encode_scenes(vq, scenes), vq.quantize.codebook(), config=TINY_GPT, batch=4
+    )
+    run(trainer, tmp_path / "ar")
+    out = tmp_path / "export"
+    assert export(load_trained_ar(tmp_path / "ar" / "checkpoint.pt"), vq, out) < 2_000_000
+    assert "tok_embeddings.weight" in torch.load(out / "gpt.pt", weights_only=True)["model"]
+    generate = load_exported(out, Sampling(top_k=5))
     images = generate(["a red circle", "Ein Bär 🐻 on the left."], 3.0, 7)
     assert images.shape == (2, 32, 32, 3)
     assert (images == generate(["a red circle", "Ein Bär 🐻 on the left."], 3.0, 7)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,23 @@ def test_a_wrong_condition_is_refused_before_the_engine_starts(
     assert "draws from a class, not from a prompt" in fails(capsys, "generate", class_model_dir, "a dog", *out)
     assert "class_id is 10, must be 0 to 9" in fails(capsys, "generate", class_model_dir, "--class-id", 10, *out)
     assert "draws from a prompt, not from a class" in fails(capsys, "generate", text_model_dir, "--class-id", 1, *out)
+
+
+def test_an_address_that_cannot_be_had_is_news_at_once(
+    capsys: pytest.CaptureFixture[str], class_model_dir: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = fails(capsys, "serve", class_model_dir, "--port", port)
+        assert line == f"llamagen serve: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert "--port is 99999, must be 0 to 65535" in fails(capsys, "serve", class_model_dir, "--port", 99999)
+
+
+def test_flags_that_leave_no_room_for_an_image(capsys: pytest.CaptureFixture[str], class_model_dir: Path) -> None:
+    line = fails(capsys, "serve", class_model_dir, "--port", 0, "--max-model-len", 10)
+    assert "--max-model-len is 10, one image of this model needs 65" in line
+    line = fails(capsys, "serve", class_model_dir, "--port", 0, "--kv-cache-memory-bytes", 10)
+    assert "--kv-cache-memory-bytes is 10, one image of this model needs" in line
 
 
 def test_the_first_word_is_the_model_if_it_looks_like_one(tmp_path: Path) -> None:

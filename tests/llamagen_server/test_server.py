@@ -1,9 +1,10 @@
-"""The embedded demo model behind the real server: engine, text encoder, VQ decoder, HTTP."""
+"""The real server as a process: engine, text encoder, VQ decoder, HTTP, signals."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import concurrent.futures
 import io
 import os
 import random
@@ -19,9 +20,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
-from demo.captions import held_out_captions
-from demo.checker import check
 from PIL import Image
 
 pytestmark = pytest.mark.engine
@@ -30,16 +30,18 @@ pytestmark = pytest.mark.engine
 class Server:
     """``llamagen serve`` as a subprocess."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, model_dir: Path, log: Path, wait: bool = True) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "llamagen_server", "serve", "--port", str(port), "--enforce-eager"]
+        command = [sys.executable, "-m", "llamagen_server", "serve", str(model_dir), "--port", str(port)]
+        command.append("--enforce-eager")
         self.log = log
-        self.process = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
+        with log.open("w") as output:  # in a session of its own, as a terminal gives it a process group of its own
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         self.url = f"http://127.0.0.1:{port}"
         start = time.monotonic()
-        while not self.is_ready():
+        while wait and not self.is_ready():
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() - start < 180, log.read_text()
             time.sleep(0.2)
@@ -52,8 +54,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server") / "log")
+def server(text_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(text_model_dir, tmp_path_factory.mktemp("server") / "log")
     yield server
     server.process.kill()
     server.process.wait()
@@ -72,7 +74,8 @@ async def generate(client: httpx.AsyncClient, body: dict[str, Any]) -> np.ndarra
 def requests(count: int, **fields: Any) -> list[dict[str, Any]]:
     """Requests with different prompts, scales and seeds."""
     draw = random.Random(0)
-    captions = [caption.text for caption in held_out_captions(count)]
+    words = ["red", "green", "blue", "small", "large", "circle", "square", "star", "photo", "cat", "dog"]
+    captions = [" ".join(draw.sample(words, draw.randint(1, 8))) for _ in range(count)]
     return [
         {"prompt": text, "cfg_scale": draw.choice([1.0, 1.5, 2.0, 3.0, 4.0]), "seed": draw.randrange(1000), **fields}
         for text in captions
@@ -97,29 +100,6 @@ async def test_nor_does_a_seeded_one(server: Server) -> None:
     assert sum(equal) >= 15
 
 
-async def test_pictures_show_what_their_captions_say_and_guidance_helps(server: Server) -> None:
-    captions = held_out_captions(48)
-
-    async def share(cfg_scale: float | None) -> float:
-        async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
-            bodies = [{"prompt": c.text, "seed": i} for i, c in enumerate(captions)]
-            if cfg_scale is not None:
-                bodies = [{**body, "cfg_scale": cfg_scale} for body in bodies]
-            images = await asyncio.gather(*(generate(client, body) for body in bodies))
-        return float(np.mean([not check(image, c.attributes) for image, c in zip(images, captions, strict=True)]))
-
-    guided, unguided = await share(None), await share(1.0)
-    assert guided >= 0.85
-    assert guided > unguided
-
-
-async def test_one_picture_takes_less_than_five_seconds(server: Server) -> None:
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-        start = time.monotonic()
-        await generate(client, {"prompt": "a large red circle"})
-        assert time.monotonic() - start < 5
-
-
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -139,20 +119,60 @@ def test_bad_input_is_answered_and_the_server_goes_on(server: Server, body: byte
 
 
 def test_a_client_that_leaves_stops_the_engines_work(server: Server) -> None:
+    """Two hundred abandoned pictures would take far longer than one."""
+
+    def seconds() -> float:
+        start = time.monotonic()
+        reply = httpx.post(f"{server.url}/generate", json={"prompt": "a red circle"}, timeout=120)
+        assert reply.status_code == 200
+        return time.monotonic() - start
+
+    alone = seconds()
+    with concurrent.futures.ThreadPoolExecutor(20) as clients:
+        for _ in range(20):
+            clients.submit(post_and_leave, server.url)
+    assert seconds() < 5 * alone + 2
+    assert server.log.read_text().count("POST /generate 499") == 20
+
+
+def post_and_leave(url: str) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/generate", json={"prompt": "a red circle", "n": 10}, timeout=0.1)
-    assert httpx.post(f"{server.url}/generate", json={"prompt": "a red circle"}, timeout=60).status_code == 200
+        httpx.post(f"{url}/generate", json={"prompt": "a red circle", "n": 10}, timeout=0.5)
 
 
-def test_ctrl_c_stops_it_cleanly_and_the_log_is_readable(server: Server) -> None:
-    """Runs last: one line per request, no traceback, no process left behind."""
-    children = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True).stdout.split()
-    assert children
-    server.process.send_signal(signal.SIGINT)
+def test_ctrl_c_lets_requests_finish_and_the_log_is_readable(server: Server) -> None:
+    """Runs last. A terminal sends Ctrl-C to the whole process group."""
+    engine = psutil.Process(server.process.pid).children(recursive=True)
+    assert engine
+    with concurrent.futures.ThreadPoolExecutor(1) as client:
+        body = {"prompt": "a red circle", "n": 10}
+        reply = client.submit(httpx.post, f"{server.url}/generate", json=body, timeout=120)
+        time.sleep(0.5)
+        assert not reply.done()
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert reply.result().status_code == 200
     assert server.process.wait(60) == 0
-    assert not any(os.path.exists(f"/proc/{child}") for child in children)
+    _, alive = psutil.wait_procs(engine, 20)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     log = server.log.read_text()
-    assert re.search(r"llamagen-demo is ready after \d+ s: http://127", log)
+    assert re.search(r"model is ready after \d+ s: http://127", log)
     assert re.search(r"[0-9a-f]{32} POST /generate 200 \d+ ms", log)
     assert "Traceback" not in log
     assert log.rstrip().endswith("stopped")
+
+
+def test_stopping_while_it_loads(text_model_dir: Path, tmp_path: Path) -> None:
+    server = Server(text_model_dir, tmp_path / "log", wait=False)
+    while "loading" not in server.log.read_text():
+        time.sleep(0.1)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    assert server.log.read_text().rstrip().endswith("stopped while loading")
+
+
+def test_a_server_without_engine_ends(text_model_dir: Path, tmp_path: Path) -> None:
+    server = Server(text_model_dir, tmp_path / "log")
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        process.kill()
+    assert server.process.wait(60) == 1
+    assert "llamagen serve: the engine stopped; see the server's log" in server.log.read_text()

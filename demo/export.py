@@ -1,0 +1,94 @@
+"""Writes the trained models as the official code has them, for ``llamagen convert``.
+
+    python -m demo.export --vq demo/runs/vq128/checkpoint.pt --ar demo/runs/ar/checkpoint.pt --out demo/runs/export
+
+``gpt.pt`` and ``vq.pt`` are ``{"model": weights}``; ``gpt_config.json`` and ``vq_config.json`` have their ModelArgs
+fields; ``text_encoder/`` is a Hugging Face folder. Weights are float16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from demo.generate import Sampling, TorchGenerator
+from demo.model import GPT, GPTConfig
+from demo.text import TextEncoder
+from demo.train_ar import TextToImage, load_trained_ar
+from demo.train_vq import load_trained
+from llamagen_tokenizer.checkpoint import load_vq_pt
+from llamagen_tokenizer.config import VQConfig
+from llamagen_tokenizer.model import VQModel
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 22_000_000
+
+
+def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float16, contiguous copies.
+
+    Raises:
+        ValueError: a weight does not fit float16.
+    """
+    cast = {name: value.to(torch.float16).contiguous().clone() for name, value in weights.items()}
+    if bad := [name for name, value in cast.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"weights beyond float16: {', '.join(bad)}")
+    return cast
+
+
+def export(models: TextToImage, vq: VQModel, out: Path) -> int:
+    """Writes everything under ``out``; gives the bytes written.
+
+    Raises:
+        ValueError: together the files are larger than MAX_BYTES.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": halved(models.gpt.state_dict())}, out / "gpt.pt")
+    torch.save({"model": halved(vq.state_dict())}, out / "vq.pt")
+    _write_json(out / "gpt_config.json", asdict(models.gpt.config))
+    _write_json(out / "vq_config.json", asdict(vq.config))
+    models.encoder.model.to(torch.float16)
+    models.encoder.save(out / "text_encoder")
+    models.encoder.model.to(torch.float32)
+    (out / "text_encoder" / "model.safetensors").chmod(0o644)  # written for the owner alone
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    if size > MAX_BYTES:
+        raise ValueError(f"{out}: {size} bytes, at most {MAX_BYTES} are allowed")
+    return size
+
+
+def load_exported(folder: Path, sampling: Sampling | None = None) -> TorchGenerator:
+    """Reads what `export` wrote, in float32, as a generator of pictures."""
+    config = GPTConfig(**json.loads((folder / "gpt_config.json").read_text()))
+    gpt = GPT(config)
+    gpt.load_state_dict(torch.load(folder / "gpt.pt", weights_only=True)["model"])
+    encoder = TextEncoder.load(folder / "text_encoder", config.cls_token_num)
+    vq = load_vq_pt(folder / "vq.pt", VQConfig.from_json(folder / "vq_config.json"))
+    return TorchGenerator(gpt.eval().requires_grad_(False), encoder.eval().requires_grad_(False), vq, sampling or Sampling())
+
+
+def _write_json(path: Path, values: dict[str, object]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vq", type=Path, default=Path("demo/runs/vq128/checkpoint.pt"))
+    parser.add_argument("--ar", type=Path, default=Path("demo/runs/ar/checkpoint.pt"))
+    parser.add_argument("--out", type=Path, default=Path("demo/runs/export"))
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    size = export(load_trained_ar(args.ar), load_trained(args.vq), args.out)
+    logger.info("%s: %.1f MB", args.out, size / 1e6)
+
+
+if __name__ == "__main__":
+    main()

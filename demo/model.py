@@ -1,0 +1,211 @@
+"""LlamaGen for text in plain PyTorch: what is trained here, under the key names of the official ``gpt.py``.
+
+Condition tokens have an all-zero rotary table; image token i has the angles of its grid cell. Padding of the caption is
+on the left and masked, so a batch is padded to its longest caption and not to ``cls_token_num``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KVCache = dict[int, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The fields of the official ``ModelArgs`` that decide shapes and numbers, for text models."""
+
+    dim: int = 256
+    n_layer: int = 5
+    n_head: int = 4
+    n_kv_head: int | None = None
+    multiple_of: int = 32
+    ffn_dim_multiplier: float | None = None
+    rope_base: int = 10000
+    norm_eps: float = 1e-5
+    caption_dim: int = 160
+    class_dropout_prob: float = 0.1
+    model_type: str = "t2i"
+    vocab_size: int = 2048
+    cls_token_num: int = 32
+    block_size: int = 64
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def grid(self) -> int:
+        """Codes per side."""
+        return round(self.block_size**0.5)
+
+    @property
+    def ffn_dim(self) -> int:
+        hidden = int(2 * (4 * self.dim) / 3)
+        if self.ffn_dim_multiplier is not None:
+            hidden = int(self.ffn_dim_multiplier * hidden)
+        return -(-hidden // self.multiple_of) * self.multiple_of
+
+
+def rotary_table(config: GPTConfig) -> Tensor:
+    """Cosines and sines of the image tokens, [block_size, head_dim / 2, 2].
+
+    First half of the pairs rows, then columns.
+    """
+    quarter = config.head_dim // 4
+    frequencies = config.rope_base ** (-torch.arange(quarter).double() * 2 / (config.head_dim // 2))
+    index = torch.arange(config.block_size)
+    rows, columns = index // config.grid, index % config.grid
+    angles = torch.cat([torch.outer(rows.double(), frequencies), torch.outer(columns.double(), frequencies)], dim=1)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotates interleaved pairs in float32. x [B, L, H, D], table [L, D / 2, 2]."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    cos, sin = table[:, None, :, 0], table[:, None, :, 1]
+    first, second = pairs.unbind(-1)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2).type_as(x)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
+
+
+class Attention(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.widths = [h * config.head_dim for h in (config.n_head, config.kv_heads, config.kv_heads)]
+        self.wqkv = nn.Linear(config.dim, sum(self.widths), bias=False)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+        """x [B, L, dim], table [L, head_dim / 2, 2], mask bool [B, 1, L, cached + L] -> [B, L, dim]."""
+        q, k, v = (p.unflatten(-1, (-1, self.config.head_dim)) for p in self.wqkv(x).split(self.widths, dim=-1))
+        q, k, v = rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2), v.transpose(1, 2)
+        if cache is not None:
+            if layer in cache:
+                k, v = torch.cat([cache[layer][0], k], dim=2), torch.cat([cache[layer][1], v], dim=2)
+            cache[layer] = (k, v)
+        grouped = self.config.kv_heads != self.config.n_head
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+        return self.wo(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.w2 = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), table, mask, cache, layer)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class CaptionProjection(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.caption_dim, config.dim, bias=False)
+        self.fc2 = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class CaptionEmbedder(nn.Module):
+    """Projects text features; ``uncond_embedding`` stands in for the text of the unconditional stream.
+
+    A buffer in the official code, a trained parameter here: the checkpoint has the same key.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.cap_proj = CaptionProjection(config)
+        shape = (config.cls_token_num, config.caption_dim)
+        self.uncond_embedding = nn.Parameter(torch.randn(shape) / config.caption_dim**0.5)
+
+    def unconditional(self, length: int) -> Tensor:
+        """The rows for captions that were padded to ``length``: the last ones, [length, caption_dim]."""
+        return self.uncond_embedding[len(self.uncond_embedding) - length :]
+
+
+class GPT(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cls_embedding = CaptionEmbedder(config)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.rotary = rotary_table(config)
+        self.apply(_initialise)
+
+    def forward(self, text: Tensor, valid: Tensor, codes: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Teacher forcing: logits of all image tokens, float32 [B, n + 1, vocab_size], row i predicts code i.
+
+        ``text`` [B, T, caption_dim] and ``valid`` bool [B, T], padded on the left; ``codes`` int64 [B, n]; ``drop``
+        bool [B]: these rows get the unconditional embedding, behind the same mask.
+        """
+        hidden = torch.cat([self.embed_text(text, drop), self.tok_embeddings(codes)], dim=1)
+        mask = attention_mask(valid, hidden.shape[1])
+        return self.run(hidden, mask, text.shape[1], None, 0)[:, text.shape[1] - 1 :].float()
+
+    def embed_text(self, text: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Condition embeddings [B, T, dim]."""
+        if drop is not None:
+            text = torch.where(
+                drop[:, None, None], self.cls_embedding.unconditional(text.shape[1]).to(text.dtype), text
+            )
+        return self.cls_embedding.cap_proj(text)
+
+    def run(self, hidden: Tensor, mask: Tensor, conditions: int, cache: KVCache | None, start: int) -> Tensor:
+        """Logits [B, L, vocab_size] of embeddings [B, L, dim] that begin at slot ``start``, of which the first
+        ``conditions`` slots are text."""
+        zeros = torch.zeros(conditions, *self.rotary.shape[1:])
+        table = torch.cat([zeros, self.rotary])[start : start + hidden.shape[1]]
+        for index, layer in enumerate(self.layers):
+            hidden = layer(hidden, table, mask, cache, index)
+        return self.output(self.norm(hidden))
+
+
+def attention_mask(valid: Tensor, length: int) -> Tensor:
+    """Causal, without padded text (except each slot to itself), bool [B, 1, length, length]."""
+    columns = F.pad(valid, (0, length - valid.shape[1]), value=True)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    return ((causal & columns[:, None]) | torch.eye(length, dtype=torch.bool))[:, None]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
