@@ -72,7 +72,9 @@ def load_exported(folder: Path, sampling: Sampling | None = None) -> TorchGenera
     gpt.load_state_dict(torch.load(folder / "gpt.pt", weights_only=True)["model"])
     encoder = TextEncoder.load(folder / "text_encoder", config.cls_token_num)
     vq = load_vq_pt(folder / "vq.pt", VQConfig.from_json(folder / "vq_config.json"))
-    return TorchGenerator(gpt.eval().requires_grad_(False), encoder.eval().requires_grad_(False), vq, sampling or Sampling())
+    return TorchGenerator(
+        gpt.eval().requires_grad_(False), encoder.eval().requires_grad_(False), vq, sampling or Sampling()
+    )
 
 
 def _write_json(path: Path, values: dict[str, object]) -> None:

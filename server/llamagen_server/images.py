@@ -8,43 +8,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 OutputFormat = Literal["png", "webp", "jpeg"]
-
-
-MAX_PIXELS = 64 * 2**20
-"""Largest image that is read: a small file can unpack to far more memory than a server has."""
-
-
-def read_image(data: bytes) -> Image.Image:
-    """Reads an image file of any format that Pillow knows; its alpha channel is kept.
-
-    Raises:
-        ValueError: it is no image, or too large.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"the image has {image.width}x{image.height} pixels, at most {MAX_PIXELS} are allowed")
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError("not an image file that can be read") from None
-    return ImageOps.exif_transpose(image)
-
-
-def center_crop(image: Image.Image, side: int) -> Image.Image:
-    """Resizes and crops to a square, as the official evaluation does (``center_crop_arr``, after guided-diffusion).
-
-    Halves by averaging as long as the shorter side is at least twice ``side``, resizes the rest of the way with a
-    bicubic filter and takes the middle.
-    """
-    while min(image.size) >= 2 * side:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = side / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 def encode_image(pixels: NDArray[np.uint8], output_format: OutputFormat = "png", quality: int = 95) -> bytes:
