@@ -54,7 +54,8 @@ def convert() -> Convert:
     def call(out: Path, **flags: object) -> Path:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
-        words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+        names = {name: f"--{name.replace('_', '-')}" for name in flags}
+        words = [names[name] if value is True else f"{names[name]}={value}" for name, value in flags.items()]
         run(parser.parse_args([*words, f"--out={out}"]))
         return out
 

@@ -140,6 +140,11 @@ def test_released_tokenizers_need_no_config(
     assert ModelDir.open(convert(out, **flags)).vq_config == small
 
 
+def test_captions_may_be_left_as_they_are(convert: Convert, t2i: Args, out: Path) -> None:
+    assert ModelDir.open(convert(out / "a", **t2i)).config.clean_caption
+    assert not ModelDir.open(convert(out / "b", **t2i, no_clean_caption=True)).config.clean_caption
+
+
 def test_sampling_defaults(convert: Convert, c2i: Args, t2i: Args, out: Path) -> None:
     assert ModelDir.open(convert(out / "a", **c2i)).defaults == SamplingDefaults(4.0, 1.0, 2000, 1.0)
     flags = {"cfg_scale": 1.5, "temperature": 0.9, "top_k": 0, "top_p": 0.95}

@@ -19,14 +19,18 @@ class SamplingDefaults:
     top_p: float
 
     def __post_init__(self) -> None:
-        for name, most in (("cfg_scale", MAX_SCALE), ("temperature", MAX_TEMPERATURE), ("top_p", 1)):
+        for name, most in (("cfg_scale", MAX_SCALE), ("temperature", MAX_TEMPERATURE)):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+            if not _is_number(value) or not 0 <= value <= most:
                 raise ValueError(f"{name} is {value!r}, must be a number from 0 to {most:g}")
-        if not 0 < self.top_p <= 1:
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}, must be above 0 and at most 1")
         if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or not 0 <= self.top_k <= MAX_INT:
             raise ValueError(f"top_k is {self.top_k!r}, must be an integer from 0 (off)")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 OFFICIAL_DEFAULTS = {
