@@ -32,11 +32,16 @@ def main(argv: list[str] | None = None) -> None:
         args = parser.parse_args(argv)
         importlib.import_module(f"llamagen_server.{command}").run(args)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"llamagen {command}: {error}\n")
+        _fail(2, command, error)
     except EngineError as error:
-        parser.exit(1, f"llamagen {command}: {error}\n")
+        _fail(1, command, error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(code: int, command: str, error: Exception) -> None:
+    sys.stderr.write(f"llamagen {command}: {error}\n")
+    sys.exit(code)
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class-id", type=int, action="append", help="class, for a class model; may be repeated")
     parser.add_argument("--cfg-scale", type=float, help="guidance scale (default: the model's)")
     parser.add_argument(
-        "--cfg-interval", type=int, default=-1, help="guide only image tokens 0 to K + 1 (default: all)"
+        "--cfg-interval", type=int, metavar="K", default=-1, help="guide only image tokens 0 to K + 1 (default: all)"
     )
     parser.add_argument("--cfg-schedule", default="constant", help="constant, linear or cosine (default: constant)")
     parser.add_argument("--temperature", type=float, help="0 is greedy (default: the model's)")

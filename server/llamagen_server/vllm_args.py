@@ -100,9 +100,8 @@ def missing_for_compilation() -> str | None:
 def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int) -> int:
     """KV-cache bytes of one image, in whole blocks: keys and values of all streams, layers and positions."""
     blocks = -(-config.max_position_embeddings // block_size)
-    per_token = (
-        2 * config.n_layer * config.num_key_value_heads * config.head_dim * (4 if dtype in ("float32", "float") else 2)
-    )
+    bytes_per_value = 4 if dtype in ("float32", "float") else 2
+    per_token = 2 * config.n_layer * config.num_key_value_heads * config.head_dim * bytes_per_value
     return blocks * block_size * per_token
 
 

@@ -46,9 +46,9 @@ class AccessLog:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception as error:  # here, where the reply still gets its id
-            code, body = error_reply(error)
             if status != "aborted":
                 raise
+            code, body = error_reply(error)
             await JSONResponse(body, code)(scope, receive, send_with_id)
         finally:
             duration = (time.perf_counter() - start) * 1000
