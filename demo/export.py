@@ -22,7 +22,7 @@ from demo.generate import Sampling, TorchGenerator
 from demo.model import GPT, GPTConfig
 from demo.text import TextEncoder
 from demo.train_ar import TextToImage, load_trained_ar
-from demo.train_vq import load_trained
+from demo.train_vq import load_trained_vq
 from llamagen_tokenizer.checkpoint import load_vq_pt
 from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo/runs/export"))
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    size = export(load_trained_ar(args.ar), load_trained(args.vq), args.out)
+    size = export(load_trained_ar(args.ar), load_trained_vq(args.vq), args.out)
     logger.info("%s: %.1f MB", args.out, size / 1e6)
 
 

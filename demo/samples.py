@@ -18,7 +18,7 @@ from demo.captions import held_out_captions
 from demo.export import load_exported
 from demo.generate import Sampling
 from demo.scenes import render, sample_scene
-from demo.train_vq import load_trained, prepare, reconstruct
+from demo.train_vq import load_trained_vq, prepare, reconstruct
 
 GAP = 4
 
@@ -53,7 +53,7 @@ def main() -> None:
     else:
         images = [render(sample_scene(rng)) for _ in range(args.count)]
         if args.vq:
-            vq = load_trained(args.vq)
+            vq = load_trained_vq(args.vq)
             torch.set_num_threads(2)
             images = list(reconstruct(vq, prepare(images, vq.config)))
     Image.fromarray(sheet(images, args.columns)).save(args.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import os
@@ -10,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +50,6 @@ def learning_rate(peak: float, step: int, progress: float, warmup: int = 100, fl
     return peak * min(1.0, (step + 1) / warmup) * (floor + (1.0 - floor) * cosine)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
 class Ema:
     """Exponential moving average of a model's parameters and buffers; young averages forget faster."""
 
@@ -65,22 +61,6 @@ class Ema:
     def update(self, model: nn.Module, step: int) -> None:
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.values.values()), list(model.state_dict().values()), weight)
-
-
-def seed_everything(seed: int) -> random.Random:
-    """Seeds torch and gives the generator that draws the training data."""
-    torch.manual_seed(seed)
-    return random.Random(seed)
-
-
-def rng_state(rng: random.Random) -> dict[str, Any]:
-    return {"torch": torch.get_rng_state(), "python": rng.getstate()}
-
-
-def set_rng_state(rng: random.Random, state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    version, numbers, gauss = state["python"]
-    rng.setstate((version, tuple(numbers), gauss))
 
 
 class ThreadChoice:
@@ -110,17 +90,64 @@ class ThreadChoice:
         self.count += 1
 
 
-class Trainer(Protocol):
-    """Something that trains step by step and can be saved."""
+class Trainer:
+    """A model with all that changes while it is trained. A kind of training says what its loss is."""
 
-    budget: Budget
-    count: int
+    def __init__(
+        self,
+        model: nn.Module,
+        config: dict[str, Any],
+        optimizer: torch.optim.Optimizer,
+        budget: Budget,
+        seed: int,
+        peak_lr: float,
+    ) -> None:
+        self.model, self.config, self.optimizer = model, config, optimizer
+        self.budget, self.peak_lr = budget, peak_lr
+        self.ema = Ema(model, 0.998)
+        self.count = 0
+        torch.manual_seed(seed)
+        self.rng = random.Random(seed)
 
-    def step(self) -> dict[str, float]: ...
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        """The loss on a fresh batch, and other figures to log."""
+        raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def step(self) -> dict[str, float]:
+        """One optimiser step; gives the figures to log."""
+        progress = self.budget.progress(self.count)
+        rate = learning_rate(self.peak_lr, self.count, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, figures = self.loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.ema.update(self.model, self.count)
+        self.count += 1
+        return {"loss": loss.item(), **figures, "lr": rate, "at": progress}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "config": self.config,
+            "model": self.model.state_dict(),
+            "ema": self.ema.values,
+            "optimizer": self.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "python_rng": self.rng.getstate(),
+            "step": self.count,
+            "elapsed": self.budget.elapsed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.ema.values = state["ema"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"])
+        version, numbers, gauss = state["python_rng"]
+        self.rng.setstate((version, tuple(numbers), gauss))
+        self.count, self.budget.elapsed = state["step"], state["elapsed"]
 
 
 def run(trainer: Trainer, out: Path, save_every: float = 60.0, log_every: int = 25) -> None:
@@ -166,12 +193,33 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
 
-def log_to(folder: Path) -> None:
-    """Sends the log to the terminal and to ``folder/train.log``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.StreamHandler(), logging.FileHandler(folder / "train.log")]
+def load_trained(path: Path) -> dict[str, Any]:
+    """The checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: nothing was trained yet.
+    """
+    if (state := load_checkpoint(path)) is None:
+        raise FileNotFoundError(f"{path}: no such checkpoint; train first")
+    return state
+
+
+def training_parser(description: str | None, peak_lr: float) -> argparse.ArgumentParser:
+    """The flags that both trainers have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float)
+    length.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, default=peak_lr)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def start(args: argparse.Namespace) -> None:
+    """Sets the threads and sends the log to the terminal and to ``train.log`` in the folder of the run."""
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    handlers = [logging.StreamHandler(), logging.FileHandler(args.out / "train.log")]
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=handlers)
-
-
-def parameter_count(values: Mapping[str, Tensor]) -> int:
-    return sum(v.numel() for v in values.values())

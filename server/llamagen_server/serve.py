@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import uvicorn
@@ -119,11 +119,18 @@ class _Service:
         return pipeline
 
     def _abandon_loading(self) -> None:
-        """Told to stop while loading: nothing is worth waiting for, and a thread cannot be stopped."""
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
+        """Told to stop while loading: nothing is worth waiting for, and a thread cannot be stopped.
+
+        A process that the thread starts from here on fails as soon as this one is gone, and nobody has to read of it.
+        """
         logger.info("stopped while loading")
         logging.shutdown()
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         os._exit(0)
 
     async def _watch(self, pipeline: Pipeline, serving: asyncio.Task[None]) -> None:

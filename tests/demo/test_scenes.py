@@ -6,7 +6,6 @@ import random
 import numpy as np
 import pytest
 from demo.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, PATCH, SPANS, Scene, render, sample_scene, shape_mask
-from demo.train_vq import CONFIG
 
 
 def scenes(seed: int, count: int = 200) -> list[Scene]:
@@ -41,14 +40,6 @@ def test_relation_is_the_only_one_that_holds() -> None:
             along, across = (dx, dy) if scene.relation in ("left of", "right of") else (dy, dx)
             assert (along > 0) == (scene.relation in ("left of", "above"))
             assert abs(along) > abs(across)
-
-
-def test_there_are_fewer_patches_than_codes() -> None:
-    """What lets one code stand for one patch, whatever else is in the picture."""
-    grid = range(0, IMAGE_SIZE, PATCH)
-    pictures = [render(scene) for scene in scenes(7, 3000)]
-    patches = {p[y : y + PATCH, x : x + PATCH].tobytes() for p in pictures for y in grid for x in grid}
-    assert len(patches) <= 2100 < CONFIG.codebook_size
 
 
 def test_rendering_shows_background_and_colours() -> None:
