@@ -56,15 +56,18 @@ class ARTrainer(Trainer):
     """Trains on scenes of the part that is not held out."""
 
     def __init__(
-        self, budget: Budget, seed: int = 0, peak_lr: float = 1e-3, config: GPTConfig = CONFIG, batch: int = BATCH
+        self, budget: Budget, seed: int = 0, peak_lr: float = 2e-3, config: GPTConfig = CONFIG, batch: int = BATCH
     ) -> None:
         self.patches, self.batch, self.dropout = patch_table(), batch, config.class_dropout_prob
         model = build(config, self.patches.features, seed)
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
-        super().__init__(model, asdict(config), optimizer, budget, seed, peak_lr)
+        matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not model.gpt.output]
+        known = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in known]
+        optimizers = [
+            torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
+        ]
+        super().__init__(model, asdict(config), optimizers, budget, seed, peak_lr)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         scenes = [sample_split(self.rng, held_out=False) for _ in range(self.batch)]
@@ -85,7 +88,7 @@ def load_trained_ar(path: Path) -> TextToImage:
 
 
 def main() -> None:
-    parser = training_parser(__doc__, peak_lr=1e-3)
+    parser = training_parser(__doc__, peak_lr=2e-3)
     args = parser.parse_args()
     start(args)
     run(ARTrainer(Budget(args.steps, args.minutes), args.seed, args.lr), args.out)

@@ -74,7 +74,7 @@ class VQTrainer(Trainer):
         model = grown(smaller) if smaller else fresh(CONFIG)
         self.patches, self.batch = patch_table(), BATCHES[model.config.downsample]
         optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99), fused=True)
-        super().__init__(model, asdict(model.config), optimizer, budget, seed, peak_lr)
+        super().__init__(model, asdict(model.config), [optimizer], budget, seed, peak_lr)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         renders = [render(sample_scene(self.rng)) for _ in range(self.batch)]

@@ -8,7 +8,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,12 @@ class Trainer:
         self,
         model: nn.Module,
         config: dict[str, Any],
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         budget: Budget,
         seed: int,
         peak_lr: float,
     ) -> None:
-        self.model, self.config, self.optimizer = model, config, optimizer
+        self.model, self.config, self.optimizers = model, config, optimizers
         self.budget, self.peak_lr = budget, peak_lr
         self.ema = Ema(model, 0.998)
         self.count = 0
@@ -117,13 +117,15 @@ class Trainer:
         """One optimiser step; gives the figures to log."""
         progress = self.budget.progress(self.count)
         rate = learning_rate(self.peak_lr, self.count, progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         loss, figures = self.loss()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.ema.update(self.model, self.count)
         self.count += 1
         return {"loss": loss.item(), **figures, "lr": rate, "at": progress}
@@ -133,7 +135,7 @@ class Trainer:
             "config": self.config,
             "model": self.model.state_dict(),
             "ema": self.ema.values,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "torch_rng": torch.get_rng_state(),
             "python_rng": self.rng.getstate(),
             "step": self.count,
@@ -143,7 +145,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.ema.values = state["ema"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, value in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(value)
         torch.set_rng_state(state["torch_rng"])
         version, numbers, gauss = state["python_rng"]
         self.rng.setstate((version, tuple(numbers), gauss))

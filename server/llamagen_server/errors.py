@@ -13,6 +13,10 @@ class InvalidRequestError(ValueError):
         self.param = param
 
 
+class OverloadedError(Exception):
+    """More pictures are in flight than the server takes."""
+
+
 class EngineError(Exception):
     """The engine did not start, could not finish a request, or is not running."""
 

@@ -8,9 +8,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 OutputFormat = Literal["png", "webp", "jpeg"]
+MAX_PIXELS = 64 * 2**20
+"""Largest image that is read: a small file can unpack to far more memory than a server has."""
+MAX_ASPECT = 16
+UNREADABLE = "not an image file that can be read"
 
 
 def encode_image(pixels: NDArray[np.uint8], output_format: OutputFormat = "png", quality: int = 95) -> bytes:
@@ -29,3 +33,40 @@ def contact_sheet(pictures: Sequence[NDArray[np.uint8]], columns: int, gap: int 
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = picture
     return sheet
+
+
+def read_image(data: bytes) -> Image.Image:
+    """Reads an image file of any format that Pillow knows; its alpha channel is kept, its EXIF rotation applied.
+
+    Raises:
+        ValueError: it is no image, too large or too narrow; completes the sentence "image is ...".
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Exception:
+        raise ValueError(UNREADABLE) from None
+    short, long = sorted(image.size)
+    if short * long > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height}, at most {MAX_PIXELS} pixels are allowed")
+    if long > MAX_ASPECT * short:
+        raise ValueError(f"{image.width}x{image.height}, one side may be at most {MAX_ASPECT} times the other")
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged file can raise almost anything in Pillow
+        raise ValueError(UNREADABLE) from None
+
+
+def center_crop(image: Image.Image, side: int) -> Image.Image:
+    """Resizes and crops to a square, as the official evaluation does (``center_crop_arr``, after guided-diffusion).
+
+    Halves by averaging as long as the shorter side is at least twice ``side``, resizes the rest of the way with a
+    bicubic filter and takes the middle.
+    """
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    width, height = (max(side, round(length * scale)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))

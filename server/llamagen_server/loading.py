@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from llamagen_server import vllm_args
-from llamagen_server.decoder import ImageDecoder
 from llamagen_server.engine import VLLMEngine
+from llamagen_server.image_tokenizer import ImageTokenizer
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.pipeline import Pipeline
+from llamagen_server.pipeline import MAX_IN_FLIGHT, Pipeline
 from llamagen_server.text_encoder import TextEncoder
 from llamagen_tokenizer import load_vq
 from vllm_llamagen.condition import TextCondition
@@ -35,12 +35,12 @@ def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
     return model
 
 
-def load_pipeline(model: ModelDir, flags: argparse.Namespace) -> Pipeline:
+def load_pipeline(model: ModelDir, flags: argparse.Namespace, max_in_flight: int = MAX_IN_FLIGHT) -> Pipeline:
     """Starts the engine with vLLM's ``flags`` and loads the stages around it. Blocks until all is ready."""
     arguments = vllm_args.engine_args(flags, str(model.path), model.config)
     encode_text = text_stage(model, torch.float32) if model.config.condition == "text" else None
-    decoder = ImageDecoder(load_vq(model.vq_path), model.config.grid_size)
-    return Pipeline(model, VLLMEngine(vllm_args.start_engine(arguments)), decoder, encode_text)
+    tokenizer = ImageTokenizer(load_vq(model.vq_path), model.config.grid_size)
+    return Pipeline(model, VLLMEngine(vllm_args.start_engine(arguments)), tokenizer, encode_text, max_in_flight)
 
 
 def text_stage(model: ModelDir, dtype: torch.dtype) -> Callable[[str], Tensor]:

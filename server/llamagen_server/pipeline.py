@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -14,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llamagen_server import metrics
 from llamagen_server.condition import resolve_condition
-from llamagen_server.decoder import ImageDecoder
 from llamagen_server.engine import Engine, EngineOutput, EngineRequest, Sampling
-from llamagen_server.errors import EngineError, InvalidRequestError
+from llamagen_server.errors import EngineError, InvalidRequestError, OverloadedError
+from llamagen_server.image_tokenizer import ImageTokenizer
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.request import MAX_SEED, ImageRequest
 
 T = TypeVar("T")
+
+MAX_IN_FLIGHT = 1024
+"""Pictures that are accepted and not finished, at most."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ OnEvent = Callable[[Preview | Picture], None]
 
 @dataclass
 class Timings:
-    """Milliseconds from the start of a request, summed over stages that ran one after the other."""
+    """Milliseconds by stage; of several pictures, those of the slowest."""
 
     text_ms: float = 0.0
     engine_ms: float = 0.0
@@ -85,6 +90,15 @@ class Result:
 
 
 @dataclass(frozen=True)
+class _Drawn:
+    """A picture and the milliseconds it took."""
+
+    picture: Picture
+    engine_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True)
 class _Draw:
     """What the pictures of one request have in common."""
 
@@ -96,6 +110,7 @@ class _Draw:
     partial_images: int
     pixels: bool
     on_event: OnEvent | None
+    start: float
 
 
 class Pipeline:
@@ -105,13 +120,17 @@ class Pipeline:
         self,
         model: ModelDir,
         engine: Engine,
-        decoder: ImageDecoder,
+        tokenizer: ImageTokenizer,
         encode_text: Callable[[str], Tensor] | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         """``encode_text`` turns a caption into prompt embeddings [tokens, streams * dim]; text models need it."""
         self.model = model
         self.engine = engine
-        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.max_in_flight = max_in_flight
+        self.in_flight = 0
+        """Pictures that are accepted and not finished."""
         self._encode_text = encode_text
         self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
 
@@ -135,31 +154,57 @@ class Pipeline:
 
         Raises:
             InvalidRequestError: the request does not fit the model.
+            OverloadedError: too many pictures are in flight.
             EngineError: the engine failed.
         """
-        start = time.perf_counter()
-        sampling = self._sampling(request)
-        condition = await self._condition(request)
-        timings = Timings(text_ms=_since(start))
-        draw = _Draw(request_id, condition, sampling, request.logprobs, canvas, partial_images, pixels, on_event)
-        drawn = await together(self._picture(draw, j) for j in range(request.n))
-        timings.engine_ms = max(engine_ms for _, engine_ms in drawn)
-        timings.total_ms = _since(start)
-        timings.decode_ms = timings.total_ms - timings.text_ms - timings.engine_ms
-        tokens = 1 if isinstance(condition, int) else len(condition)
-        return Result([picture for picture, _ in drawn], tokens, timings)
+        with metrics.count_request(), self._admitted(request.n):
+            start = time.perf_counter()
+            sampling = self._sampling(request)
+            condition = await self._condition(request)
+            timings = Timings(text_ms=_since(start))
+            draw = _Draw(
+                request_id, condition, sampling, request.logprobs, canvas, partial_images, pixels, on_event, start
+            )
+            drawn = await together(self._picture(draw, j) for j in range(request.n))
+            timings.engine_ms = max(d.engine_ms for d in drawn)
+            timings.decode_ms = max(d.decode_ms for d in drawn)
+            timings.total_ms = _since(start)
+            tokens = 1 if isinstance(condition, int) else len(condition)
+            return Result([d.picture for d in drawn], tokens, timings)
 
-    async def _picture(self, draw: _Draw, j: int) -> tuple[Picture, float]:
-        """Picture j, and how long the engine took, in milliseconds."""
-        start = time.perf_counter()
+    @contextmanager
+    def _admitted(self, pictures: int) -> Iterator[None]:
+        if self.in_flight + pictures > self.max_in_flight:
+            raise OverloadedError(f"{self.in_flight} pictures are in flight, at most {self.max_in_flight} are allowed")
+        self._count(pictures)
+        try:
+            yield
+        finally:
+            self._count(-pictures)
+
+    def _count(self, pictures: int) -> None:
+        self.in_flight += pictures
+        metrics.IN_FLIGHT.set(self.in_flight)
+
+    async def _picture(self, draw: _Draw, j: int) -> _Drawn:
         seed = draw.sampling.seed + j
-        image = await self._codes(draw, j, seed)
+        start = time.perf_counter()
+        with metrics.STAGE.labels("engine").time():
+            image = await self._codes(draw, j, seed)
         engine_ms = _since(start)
-        pixels = await self.decoder.decode(image.codes) if draw.pixels else np.zeros((0, 0, 3), np.uint8)
+        start = time.perf_counter()
+        pixels = await self.decode(image.codes) if draw.pixels else np.zeros((0, 0, 3), np.uint8)
+        decode_ms = _since(start)
         picture = Picture(j, image.codes, pixels, seed, image.logprobs)
+        metrics.IMAGES.inc()
         if draw.on_event:
             draw.on_event(picture)
-        return picture, engine_ms
+        return _Drawn(picture, engine_ms, decode_ms)
+
+    async def decode(self, codes: Sequence[int]) -> NDArray[np.uint8]:
+        """Codes of one image in raster order -> its pixels [side, side, 3]."""
+        with metrics.STAGE.labels("decode").time():
+            return await self.tokenizer.decode(codes)
 
     async def _codes(self, draw: _Draw, j: int, seed: int) -> EngineOutput:
         num_tokens = self.model.config.num_image_tokens
@@ -185,16 +230,23 @@ class Pipeline:
                 pixels = await self.preview(image.codes[: steps[sent]], draw.canvas)
                 if draw.on_event:
                     draw.on_event(Preview(j, sent, pixels))
+                if j == sent == 0:
+                    metrics.FIRST_PREVIEW.observe(time.perf_counter() - draw.start)
                 sent += 1
         if len(image.codes) != num_tokens:
             raise EngineError(f"the engine returned {len(image.codes)} codes, expected {num_tokens}")
         return image
 
+    async def encode(self, pixels: NDArray[np.uint8]) -> list[int]:
+        """Pixels of one image [side, side, 3] -> its codes in raster order."""
+        with metrics.STAGE.labels("encode").time():
+            return await self.tokenizer.encode(pixels)
+
     async def preview(self, codes: list[int], canvas: Canvas | None = None) -> NDArray[np.uint8]:
         """The picture so far. Codes that are not known yet are those of the canvas, else the last row's again."""
         num_tokens, side = self.model.config.num_image_tokens, self.model.config.grid_size
         rest = canvas.codes if canvas else (codes[-side:] * side)[:side] * side
-        return await self.decoder.decode(codes + rest[len(codes) : num_tokens])
+        return await self.decode(codes + rest[len(codes) : num_tokens])
 
     def _sampling(self, request: ImageRequest) -> Sampling:
         defaults = self.model.defaults
@@ -214,13 +266,14 @@ class Pipeline:
             return condition
         assert self._encode_text is not None
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._text_thread, self._encode_text, condition)
+            with metrics.STAGE.labels("text").time():
+                return await asyncio.get_running_loop().run_in_executor(self._text_thread, self._encode_text, condition)
         except ValueError as error:
             raise InvalidRequestError(str(error), "prompt") from None
 
     def shutdown(self) -> None:
         self._text_thread.shutdown(wait=False, cancel_futures=True)
-        self.decoder.shutdown()
+        self.tokenizer.shutdown()
         self.engine.shutdown()
 
 

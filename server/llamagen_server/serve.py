@@ -18,7 +18,7 @@ import uvicorn
 from llamagen_server import loading, vllm_args
 from llamagen_server.api.app import create_app
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.pipeline import Pipeline
+from llamagen_server.pipeline import MAX_IN_FLIGHT, Pipeline
 from vllm_llamagen import OWN_PROCESS_GROUP
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     parser.add_argument("model_dir", metavar="MODEL", nargs="?", help="model directory; default: the demo model")
+    parser.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="requests must carry this key; may be given several times; also read from LLAMAGEN_API_KEY",
+    )
+    parser.add_argument(
+        "--max-in-flight",
+        type=int,
+        default=MAX_IN_FLIGHT,
+        help="pictures accepted and not finished; more are answered 429 (default: %(default)s)",
+    )
     parser.add_argument(
         "--guidance-streams",
         type=int,
@@ -80,7 +93,7 @@ class _Service:
     def __init__(self, args: argparse.Namespace, model: ModelDir, listener: socket.socket) -> None:
         self.args, self.model, self.listener = args, model, listener
         self.name = served_name(args, model)
-        self.app = create_app(self.name)
+        self.app = create_app(self.name, api_keys=api_keys(args))
         self.server = _Server(
             uvicorn.Config(
                 self.app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
@@ -89,7 +102,7 @@ class _Service:
 
     async def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self.server.handle_exit, number, None)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
         serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
         try:
             pipeline = await self._load(serving)
@@ -105,11 +118,17 @@ class _Service:
             pipeline.shutdown()
             logger.info("stopped")
 
+    def _stop(self, number: int) -> None:
+        self.app.state.draining = True
+        self.server.handle_exit(number, None)
+
     async def _load(self, serving: asyncio.Task[None]) -> Pipeline:
         """Loads in a thread, so that the server answers 503 meanwhile."""
         start = time.perf_counter()
         logger.info("loading %s", self.model.path)
-        load = asyncio.create_task(asyncio.to_thread(loading.load_pipeline, self.model, self.args))
+        load = asyncio.create_task(
+            asyncio.to_thread(loading.load_pipeline, self.model, self.args, self.args.max_in_flight)
+        )
         await asyncio.wait({serving, load}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             self._abandon_loading()
@@ -139,6 +158,18 @@ class _Service:
             await asyncio.wait({serving}, timeout=1)
             if not self.server.should_exit:
                 await pipeline.engine.check_health()
+
+
+def api_keys(args: argparse.Namespace) -> list[str]:
+    """The keys of the command line and of the environment.
+
+    Raises:
+        ValueError: a key is empty or holds what no header can.
+    """
+    keys = [*args.api_key, *filter(None, [os.environ.get("LLAMAGEN_API_KEY")])]
+    if any(not key.isascii() or not key.isprintable() or not key.strip() or " " in key for key in keys):
+        raise ValueError("--api-key must be printable ASCII without spaces, and not empty")
+    return keys
 
 
 def served_name(args: argparse.Namespace, model: ModelDir) -> str:

@@ -9,14 +9,14 @@ import uuid
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llamagen_server import metrics
 from llamagen_server.api.errors import error_reply
 
 logger = logging.getLogger(__name__)
 
-_PROBES = ("/health", "/ready", "/ping", "/metrics")
+_PROBES = ("/health", "/ready", "/ping", "/load", "/metrics")
 _CLIENT_ID = re.compile(r"[\w.-]{1,64}")
 
 
@@ -33,7 +33,7 @@ class AccessLog:
         start = time.perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, start=start)
         status = "aborted"
 
         async def send_with_id(message: Message) -> None:
@@ -48,9 +48,9 @@ class AccessLog:
         except Exception as error:  # here, where the reply still gets its id
             if status != "aborted":
                 raise
-            code, body = error_reply(error)
-            await JSONResponse(body, code)(scope, receive, send_with_id)
+            await error_reply(error)(scope, receive, send_with_id)
         finally:
+            metrics.REPLIES.labels(status).inc()
             duration = (time.perf_counter() - start) * 1000
             level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
             logger.log(

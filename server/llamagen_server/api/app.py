@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 
 from llamagen_server import __version__
-from llamagen_server.api import errors, generate, openai, system
+from llamagen_server.api import errors, generate, image_codes, image_store, openai, system
 from llamagen_server.api.access_log import AccessLog
+from llamagen_server.api.guards import ApiKeys, BodyLimit
 from llamagen_server.pipeline import Pipeline
 
 
-def create_app(model_name: str, pipeline: Pipeline | None = None) -> FastAPI:
+def create_app(model_name: str, pipeline: Pipeline | None = None, api_keys: Sequence[str] = ()) -> FastAPI:
     """Builds the app.
 
     Args:
         model_name: the name that clients see.
-        pipeline: the loaded model; may be set later as ``app.state.pipeline``. Until then replies are 503.
+        pipeline: the loaded model; may be set later as ``app.state.pipeline``. Until then replies are 503, as they are
+            when ``app.state.draining`` is set.
+        api_keys: one of them must come with each request, if there are any.
     """
     app = FastAPI(title="llamagen-serve", version=__version__, description="LlamaGen behind OpenAI's images API.")
     app.state.model_name = model_name
     app.state.pipeline = pipeline
-    app.include_router(system.router)
-    app.include_router(generate.router)
-    app.include_router(openai.router)
-    app.add_middleware(AccessLog)
+    app.state.draining = False
+    app.state.images = image_store.ImageStore()
+    for part in (openai, generate, image_codes, image_store, system):
+        app.include_router(part.router)
+    app.add_middleware(BodyLimit)
+    if api_keys:
+        app.add_middleware(ApiKeys, keys=api_keys)
+    app.add_middleware(AccessLog)  # the last one is the outermost
     errors.install(app)
     return app

@@ -6,15 +6,15 @@ What is not handled here reaches `AccessLog`, which calls `error_reply` too.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from llamagen_server.api.disconnect import ClientGoneError
-from llamagen_server.errors import EngineError, InvalidRequestError, describe
+from llamagen_server.errors import EngineError, InvalidRequestError, OverloadedError, describe
 
 logger = logging.getLogger(__name__)
 
@@ -32,31 +32,51 @@ TYPES = {
 class ApiError(Exception):
     """An error reply."""
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
 
-def error_reply(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body of the reply to an error. What nobody expected is logged and told without detail."""
+def unavailable(message: str) -> ApiError:
+    return ApiError(503, message, headers={"retry-after": "5"})
+
+
+def error_reply(error: Exception) -> JSONResponse:
+    """The reply to an error. What nobody expected is logged and told without detail."""
     match error:
         case ApiError():
-            return _reply(error.status, error.message, error.param, error.code)
+            return _reply(error.status, error.message, error.param, error.code, error.headers)
         case InvalidRequestError():
             return _reply(400, str(error), error.param)
-        case RequestValidationError():
+        case RequestValidationError() | ValidationError():
             return _reply(400, *describe(error.errors()[0]))
         case HTTPException():
-            return _reply(error.status_code, str(error.detail))
+            return _reply(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        case OverloadedError():
+            return _reply(429, str(error), code="overloaded", headers={"retry-after": "1"})
         case EngineError():
             return _reply(503, str(error))
     logger.error("request failed", exc_info=error)
     return _reply(500, "internal error; see the server's log")
 
 
-def _reply(status: int, message: str, param: str | None = None, code: str | None = None) -> tuple[int, dict[str, Any]]:
+def _reply(
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
     kind = TYPES.get(status, "server_error")
-    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(body, status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -65,12 +85,20 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             error.detail = f"{request.method} {request.url.path}: {error.detail}"
-        status, body = error_reply(error)
-        return JSONResponse(body, status)
+        return error_reply(error)
 
     async def client_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # for the log; nobody reads it
 
-    for kind in (ApiError, InvalidRequestError, RequestValidationError, HTTPException, EngineError):
+    expected = (
+        ApiError,
+        InvalidRequestError,
+        RequestValidationError,
+        ValidationError,
+        HTTPException,
+        OverloadedError,
+        EngineError,
+    )
+    for kind in expected:
         app.add_exception_handler(kind, handle)
     app.add_exception_handler(ClientGoneError, client_gone)

@@ -81,8 +81,7 @@ async def _events(
         if (event := await finish(task.result())) is not None:
             yield _encode(event)
     except Exception as error:  # the reply has begun: its status cannot be changed any more
-        _, body = error_reply(error)
-        yield _encode({"type": "error", **body})
+        yield _encode({"type": "error", **json.loads(bytes(error_reply(error).body))})
 
 
 def _encode(event: Event) -> bytes:

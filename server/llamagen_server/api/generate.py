@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -14,8 +12,9 @@ from pydantic import BaseModel, Field
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.events import Event, stream_events
+from llamagen_server.api.replies import Usage, b64, encode_file, encode_files, timings
 from llamagen_server.api.state import LoadedPipeline, ModelName, RequestId
-from llamagen_server.images import OutputFormat, encode_image
+from llamagen_server.images import OutputFormat
 from llamagen_server.pipeline import Picture, Preview, Result
 from llamagen_server.request import ImageRequest
 
@@ -42,21 +41,6 @@ class GeneratedImage(BaseModel):
     seed: int = Field(description="Makes this picture again.")
 
 
-class Usage(BaseModel):
-    """Tokens: those of the condition, and the codes of the pictures."""
-
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
-
-    @classmethod
-    def of(cls, result: Result) -> Usage:
-        output = sum(len(picture.codes) for picture in result.pictures)
-        return cls(
-            input_tokens=result.condition_tokens, output_tokens=output, total_tokens=result.condition_tokens + output
-        )
-
-
 class GenerateResponse(BaseModel):
     id: str
     created: int = Field(description="Unix time, seconds.")
@@ -64,25 +48,6 @@ class GenerateResponse(BaseModel):
     images: list[GeneratedImage]
     usage: Usage
     timings: dict[str, float] = Field(description="Milliseconds by stage.")
-
-
-async def encode_pictures(result: Result, output_format: OutputFormat, quality: int = 95) -> list[bytes]:
-    """The pictures as files, made off the event loop; their time is noted in the result."""
-    start = time.perf_counter()
-    files = await asyncio.to_thread(
-        lambda: [encode_image(picture.pixels, output_format, quality) for picture in result.pictures]
-    )
-    result.timings.file_ms = (time.perf_counter() - start) * 1000
-    result.timings.total_ms += result.timings.file_ms
-    return files
-
-
-def b64(file: bytes) -> str:
-    return base64.b64encode(file).decode()
-
-
-def timings(result: Result) -> dict[str, float]:
-    return {name: round(value, 2) for name, value in asdict(result.timings).items()}
 
 
 def described(picture: Picture, body: GenerateRequest, file: bytes | None) -> GeneratedImage:
@@ -108,7 +73,7 @@ async def generate(
         raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
     pixels = binary or body.response_format != "codes"
     result = await unless_disconnected(request, pipeline.generate(body, request_id, pixels=pixels))
-    files: list[Any] = await encode_pictures(result, body.output_format) if pixels else [None] * body.n
+    files: Sequence[Any] = await encode_files(result, body.output_format) if pixels else [None] * body.n
     if binary:
         seed = str(result.pictures[0].seed)
         return Response(files[0], media_type=f"image/{body.output_format}", headers={"x-seed": seed})
@@ -118,7 +83,7 @@ async def generate(
         model=model,
         images=[described(picture, body, file) for picture, file in zip(result.pictures, files, strict=True)],
         usage=Usage.of(result),
-        timings=timings(result),
+        timings=timings(request, result),
     )
 
 
@@ -129,7 +94,7 @@ async def _stream(body: GenerateRequest, request: Request, pipeline: LoadedPipel
     pixels = body.response_format != "codes"
 
     async def render(item: Preview | Picture) -> Event:
-        file = await asyncio.to_thread(encode_image, item.pixels, body.output_format) if pixels else None
+        file = await encode_file(item.pixels, body.output_format) if pixels else None
         if isinstance(item, Preview):
             assert file is not None
             event = {"index": item.index, "partial_image_index": item.number, "b64_json": b64(file)}
@@ -137,7 +102,12 @@ async def _stream(body: GenerateRequest, request: Request, pipeline: LoadedPipel
         return {"type": "completed", "index": item.index} | described(item, body, file).model_dump(exclude_none=True)
 
     async def finish(result: Result) -> Event:
-        return {"type": "done", "id": request_id, "usage": Usage.of(result).model_dump(), "timings": timings(result)}
+        return {
+            "type": "done",
+            "id": request_id,
+            "usage": Usage.of(result).model_dump(),
+            "timings": timings(request, result),
+        }
 
     return await stream_events(
         request,

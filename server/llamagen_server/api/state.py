@@ -6,14 +6,16 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from llamagen_server.api.errors import ApiError
+from llamagen_server.api.errors import unavailable
 from llamagen_server.pipeline import Pipeline
 
 
 def _pipeline(request: Request) -> Pipeline:
     pipeline: Pipeline | None = request.app.state.pipeline
     if pipeline is None:
-        raise ApiError(503, "the model is still loading")
+        raise unavailable("the model is still loading")
+    if request.app.state.draining:
+        raise unavailable("the server is stopping")
     return pipeline
 
 

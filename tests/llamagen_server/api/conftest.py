@@ -13,7 +13,7 @@ from tests.fake_engine import FakeEngine
 
 from llamagen_server import loading
 from llamagen_server.api.app import create_app
-from llamagen_server.decoder import ImageDecoder
+from llamagen_server.image_tokenizer import ImageTokenizer
 from llamagen_server.pipeline import Pipeline
 from llamagen_tokenizer import load_vq
 
@@ -22,8 +22,8 @@ def make_app(model_dir: Path) -> FastAPI:
     model = loading.open_model(model_dir)
     engine = FakeEngine(model.config.codebook_size, model.config.num_image_tokens)
     encode_text = loading.text_stage(model, torch.float32) if model.config.condition == "text" else None
-    decoder = ImageDecoder(load_vq(model.vq_path), model.config.grid_size)
-    return create_app("tiny", Pipeline(model, engine, decoder, encode_text))
+    tokenizer = ImageTokenizer(load_vq(model.vq_path), model.config.grid_size)
+    return create_app("tiny", Pipeline(model, engine, tokenizer, encode_text))
 
 
 @pytest.fixture

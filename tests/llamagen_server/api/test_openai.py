@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 
@@ -45,5 +46,55 @@ async def test_errors_are_the_clients_own(client: AsyncOpenAI) -> None:
         await client.images.generate(prompt="x", model="gpt-image-1")
     with pytest.raises(openai.BadRequestError, match="unknown field 'steps'"):
         await client.images.generate(prompt="x", extra_body={"steps": 3})
-    with pytest.raises(openai.BadRequestError, match="response_format is 'url'"):
-        await client.images.generate(prompt="x", response_format="url")
+    for response_format, stream in (("file", False), ("url", True)):
+        with pytest.raises(openai.BadRequestError, match=f"response_format is '{response_format}'"):
+            await client.images.generate(prompt="x", stream=stream, response_format=response_format)  # type: ignore[call-overload]
+    with pytest.raises(openai.NotFoundError, match="/v1/images/variations: Not Found"):
+        await client.post("/images/variations", cast_to=object, body={})
+
+
+async def test_fields_that_openai_knows_are_ignored(client: AsyncOpenAI) -> None:
+    reply = await client.images.generate(
+        prompt="x",
+        background="opaque",
+        complexity="low",
+        frame_count=1,
+        frame_duration_ms=40,
+        moderation="low",
+        quality="high",
+        safety_identifier="me",
+        style="vivid",
+        svg={"model": "x"},
+        user="me",
+        output_compression=None,
+    )
+    assert reply.data is not None
+    assert len(reply.data) == 1
+
+
+async def test_urls(text_client: httpx.AsyncClient) -> None:
+    body = {"prompt": "x", "seed": 3, "output_format": "webp"}
+    url, b64_json = [
+        (await text_client.post("/v1/images/generations", json=body | {"response_format": kind})).json()["data"][0][
+            kind
+        ]
+        for kind in ("url", "b64_json")
+    ]
+    assert url.startswith("http://test/images/")
+    reply = await text_client.get(url)
+    assert reply.headers["content-type"] == "image/webp"
+    assert reply.content == base64.b64decode(b64_json)
+    gone = await text_client.get("/images/abc.png")
+    assert (gone.status_code, gone.json()["error"]["message"]) == (404, "image 'abc.png' does not exist or has expired")
+
+
+async def test_too_much_at_once_is_429(client: AsyncOpenAI, text_app: FastAPI) -> None:
+    text_app.state.pipeline.max_in_flight = 3
+    with pytest.raises(openai.RateLimitError, match="0 pictures are in flight, at most 3 are allowed") as error:
+        await client.images.generate(prompt="x", n=4)
+    assert error.value.response.headers["retry-after"] == "1"
+    assert error.value.request_id
+    text_app.state.pipeline.engine.delay = 0.2
+    replies = await asyncio.gather(*(client.images.generate(prompt="x") for _ in range(5)), return_exceptions=True)
+    assert sorted(isinstance(reply, openai.RateLimitError) for reply in replies) == [False] * 3 + [True] * 2
+    await client.images.generate(prompt="x", n=3)  # there is room again

@@ -1,0 +1,59 @@
+"""Micro-batching: work of many tasks done in one worker thread, what waits together in one call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Out = TypeVar("Out")
+
+
+class Batcher(Generic[Item, Out]):
+    """Calls ``work`` off the event loop with up to ``max_batch`` items, as they come.
+
+    Nothing waits for a batch to fill: while one call runs, the items for the next one gather.
+    """
+
+    def __init__(
+        self, work: Callable[[list[Item]], Sequence[Out]], thread: ThreadPoolExecutor, max_batch: int = 1
+    ) -> None:
+        """``thread`` has one worker; stages that share a device may share it."""
+        self._work, self._thread, self._max_batch = work, thread, max_batch
+        self._waiting: deque[tuple[Item, asyncio.Future[Out]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __call__(self, item: Item) -> Out:
+        """The result for one item. Cancelling it takes the item back if its call has not begun.
+
+        Raises:
+            Exception: what ``work`` raised, for every item of the call.
+        """
+        future: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+            batch = [(item, future) for item, future in batch if not future.done()]  # cancelled ones
+            if not batch:
+                continue
+            results: Sequence[Out | Exception]
+            try:
+                results = await loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
+            except Exception as error:  # whatever went wrong belongs to those who wait
+                results = [error] * len(batch)
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)

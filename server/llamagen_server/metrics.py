@@ -1,0 +1,49 @@
+"""Our Prometheus metrics. vLLM registers its own beside them; ``GET /metrics`` shows both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from llamagen_server.errors import InvalidRequestError, OverloadedError
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
+
+REPLIES = Counter("llamagen_http_replies", "Replies, by HTTP status; 499: the client had gone.", ["status"])
+REQUESTS = Counter("llamagen_requests", "Requests for pictures, by outcome.", ["outcome"])
+IMAGES = Counter("llamagen_images", "Finished pictures.")
+IN_FLIGHT = Gauge("llamagen_images_in_flight", "Pictures that are accepted and not finished.")
+STAGE = Histogram("llamagen_stage_seconds", "Time of a stage, waiting included.", ["stage"], buckets=SECONDS)
+FIRST_PREVIEW = Histogram("llamagen_first_preview_seconds", "From the request to its first preview.", buckets=SECONDS)
+REQUEST = Histogram("llamagen_request_seconds", "From a request for pictures to the last of them.", buckets=SECONDS)
+
+OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
+STAGES = ("text", "engine", "decode", "encode", "file")
+for _outcome in OUTCOMES:
+    REQUESTS.labels(_outcome)  # a metric that is not there yet cannot be told from one that is misspelt
+for _stage in STAGES:
+    STAGE.labels(_stage)
+
+
+@contextmanager
+def count_request() -> Iterator[None]:
+    """Counts a request for pictures and times it."""
+    outcome = "failed"
+    try:
+        with REQUEST.time():
+            yield
+        outcome = "ok"
+    except InvalidRequestError:
+        outcome = "refused"
+        raise
+    except OverloadedError:
+        outcome = "overloaded"
+        raise
+    except asyncio.CancelledError:
+        outcome = "abandoned"
+        raise
+    finally:
+        REQUESTS.labels(outcome).inc()
