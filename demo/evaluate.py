@@ -1,34 +1,32 @@
-"""Measures how well pictures follow their captions, on the held-out captions, for several guidance scales.
+"""Measures how well a server's pictures follow their captions, on the held-out captions, for several guidance scales.
 
-python -m demo.evaluate --models demo/runs/export
+make serve                  # in another terminal
+python -m demo.evaluate
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
-import cv2
+import httpx
 import numpy as np
-import torch
+from PIL import Image
 
 from demo.captions import NUM_TEST_CAPTIONS, Caption, held_out_captions
 from demo.checker import check
-from demo.export import load_exported
-from demo.generate import Sampling
-from demo.scenes import IMAGE_SIZE
 
 logger = logging.getLogger(__name__)
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 KINDS = ("count", "shape", "colour", "size", "position", "relation", "background")
-
-Generate = Callable[[Sequence[str], float, int], np.ndarray]
-"""Captions, cfg_scale and seed to pictures, uint8 [len(captions), H, W, 3]."""
+CONCURRENCY = 32
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Adherence:
     asked: Counter[str] = field(default_factory=Counter)
 
     def add(self, image: np.ndarray, caption: Caption) -> None:
-        failures = check(as_checked(image), caption.attributes)
+        failures = check(image, caption.attributes)
         self.pictures += 1
         self.right += not failures
         self.asked.update(a.kind for a in caption.attributes)
@@ -59,20 +57,24 @@ class Adherence:
         return [f"{self.share:.3f}", *(f"{self.shown[k] / max(self.asked[k], 1):.3f}" for k in KINDS)]
 
 
-def as_checked(image: np.ndarray) -> np.ndarray:
-    """The picture at the size that the checker knows."""
-    if image.shape[0] == IMAGE_SIZE:
-        return image
-    return cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_LINEAR)
+def measure(url: str, captions: Sequence[Caption], **settings: Any) -> Adherence:
+    """Has a server at ``url`` draw one picture per caption and checks it.
 
+    Args:
+        settings: further fields of ``POST /generate``. Caption i is drawn with seed i.
+    """
+    with httpx.Client(base_url=url, timeout=300) as client, ThreadPoolExecutor(CONCURRENCY) as threads:
 
-def measure(generate: Generate, captions: Sequence[Caption], cfg_scale: float, seed: int = 0) -> Adherence:
-    """Generates one picture per caption and checks it."""
-    adherence = Adherence()
-    images = generate([c.text for c in captions], cfg_scale, seed)
-    for image, caption in zip(images, captions, strict=True):
-        adherence.add(image, caption)
-    return adherence
+        def draw(seed: int) -> np.ndarray:
+            body = {"prompt": captions[seed].text, "seed": seed, **settings}
+            reply = client.post("/generate", json=body, headers={"accept": "image/png"})
+            reply.raise_for_status()
+            return np.asarray(Image.open(io.BytesIO(reply.content)))
+
+        adherence = Adherence()
+        for image, caption in zip(threads.map(draw, range(len(captions))), captions, strict=True):
+            adherence.add(image, caption)
+        return adherence
 
 
 def table(results: dict[float, Adherence]) -> str:
@@ -85,23 +87,18 @@ def table(results: dict[float, Adherence]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("demo/runs/export"), help="a folder of demo.export")
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     parser.add_argument("--captions", type=int, default=NUM_TEST_CAPTIONS)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int, default=0)
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--top-k", type=int, help="default: the model's")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    torch.set_num_threads(args.threads)
-    sampling = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
-    generate = load_exported(args.models, sampling)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings = {} if args.top_k is None else {"top_k": args.top_k}
     captions = held_out_captions(args.captions)
     results = {}
     for scale in args.scales:
-        results[scale] = measure(generate, captions, scale, args.seed)
+        results[scale] = measure(args.url, captions, cfg_scale=scale, **settings)
         logger.info("cfg_scale %g: %.3f of %d pictures", scale, results[scale].share, len(captions))
     print(table(results))
 

@@ -18,13 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from demo.generate import Sampling, TorchGenerator
-from demo.model import GPT, GPTConfig
-from demo.text import TextEncoder
 from demo.train_ar import TextToImage, load_trained_ar
 from demo.train_vq import load_trained_vq
-from llamagen_tokenizer.checkpoint import load_vq_pt
-from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel
 
 logger = logging.getLogger(__name__)
@@ -63,18 +58,6 @@ def export(models: TextToImage, vq: VQModel, out: Path) -> int:
     if size > MAX_BYTES:
         raise ValueError(f"{out}: {size} bytes, at most {MAX_BYTES} are allowed")
     return size
-
-
-def load_exported(folder: Path, sampling: Sampling | None = None) -> TorchGenerator:
-    """Reads what `export` wrote, in float32, as a generator of pictures."""
-    config = GPTConfig(**json.loads((folder / "gpt_config.json").read_text()))
-    gpt = GPT(config)
-    gpt.load_state_dict(torch.load(folder / "gpt.pt", weights_only=True)["model"])
-    encoder = TextEncoder.load(folder / "text_encoder", config.cls_token_num)
-    vq = load_vq_pt(folder / "vq.pt", VQConfig.from_json(folder / "vq_config.json"))
-    return TorchGenerator(
-        gpt.eval().requires_grad_(False), encoder.eval().requires_grad_(False), vq, sampling or Sampling()
-    )
 
 
 def _write_json(path: Path, values: dict[str, object]) -> None:

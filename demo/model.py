@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KVCache = dict[int, tuple[Tensor, Tensor]]
-
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -95,14 +93,10 @@ class Attention(nn.Module):
         self.wqkv = nn.Linear(config.dim, sum(self.widths), bias=False)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
-        """x [B, L, dim], table [L, head_dim / 2, 2], mask bool [B, 1, L, cached + L] -> [B, L, dim]."""
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor) -> Tensor:
+        """x [B, L, dim], table [L, head_dim / 2, 2], mask bool [B, 1, L, L] -> [B, L, dim]."""
         q, k, v = (p.unflatten(-1, (-1, self.config.head_dim)) for p in self.wqkv(x).split(self.widths, dim=-1))
         q, k, v = rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2), v.transpose(1, 2)
-        if cache is not None:
-            if layer in cache:
-                k, v = torch.cat([cache[layer][0], k], dim=2), torch.cat([cache[layer][1], v], dim=2)
-            cache[layer] = (k, v)
         grouped = self.config.kv_heads != self.config.n_head
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
         return self.wo(y.transpose(1, 2).flatten(2))
@@ -127,8 +121,8 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, table: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), table, mask, cache, layer)
+    def forward(self, x: Tensor, table: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), table, mask)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -177,26 +171,16 @@ class GPT(nn.Module):
         ``text`` [B, T, caption_dim] and ``valid`` bool [B, T], padded on the left; ``codes`` int64 [B, n]; ``drop``
         bool [B]: these rows get the unconditional embedding, behind the same mask.
         """
-        hidden = torch.cat([self.embed_text(text, drop), self.tok_embeddings(codes)], dim=1)
-        mask = attention_mask(valid, hidden.shape[1])
-        return self.run(hidden, mask, text.shape[1], None, 0)[:, text.shape[1] - 1 :].float()
-
-    def embed_text(self, text: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Condition embeddings [B, T, dim]."""
+        conditions = text.shape[1]
         if drop is not None:
-            text = torch.where(
-                drop[:, None, None], self.cls_embedding.unconditional(text.shape[1]).to(text.dtype), text
-            )
-        return self.cls_embedding.cap_proj(text)
-
-    def run(self, hidden: Tensor, mask: Tensor, conditions: int, cache: KVCache | None, start: int) -> Tensor:
-        """Logits [B, L, vocab_size] of embeddings [B, L, dim] that begin at slot ``start``, of which the first
-        ``conditions`` slots are text."""
-        zeros = torch.zeros(conditions, *self.rotary.shape[1:])
-        table = torch.cat([zeros, self.rotary])[start : start + hidden.shape[1]]
-        for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, table, mask, cache, index)
-        return self.output(self.norm(hidden))
+            unconditional = self.cls_embedding.unconditional(conditions).to(text.dtype)
+            text = torch.where(drop[:, None, None], unconditional, text)
+        hidden = torch.cat([self.cls_embedding.cap_proj(text), self.tok_embeddings(codes)], dim=1)
+        table = torch.cat([torch.zeros(conditions, *self.rotary.shape[1:]), self.rotary])[: hidden.shape[1]]
+        mask = attention_mask(valid, hidden.shape[1])
+        for layer in self.layers:
+            hidden = layer(hidden, table, mask)
+        return self.output(self.norm(hidden[:, conditions - 1 :])).float()
 
 
 def attention_mask(valid: Tensor, length: int) -> Tensor:

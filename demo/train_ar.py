@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from demo.captions import sample_caption, sample_split
 from demo.code_features import add_features, merge_features
@@ -37,7 +38,8 @@ class TextToImage(nn.Module):
 
     def loss(self, captions: list[str], codes: Tensor, drop: Tensor) -> Tensor:
         """Mean cross-entropy of the codes, int64 [B, block_size]; ``drop`` bool [B] hides these captions' text."""
-        with torch.autocast("cpu", torch.bfloat16):
+        # On a CPU the fused attention's backward pass is slow where there is a mask.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             text, valid = self.encoder(captions)
             logits = self.gpt(text, valid, codes[:, :-1], drop)
         return F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())

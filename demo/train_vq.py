@@ -28,7 +28,7 @@ from demo.scenes import render, sample_scene
 from demo.training import Budget, Trainer, load_trained, run, start, training_parser
 from demo.vq_start import fresh, grown
 from llamagen_tokenizer.config import VQConfig
-from llamagen_tokenizer.model import VQModel, from_uint8, to_uint8
+from llamagen_tokenizer.model import VQModel, from_uint8
 
 CONFIG = VQConfig(  # of the first stage
     codebook_size=len(patch_table()),
@@ -113,12 +113,6 @@ def load_trained_vq(path: Path) -> VQModel:
     model = VQModel(VQConfig.from_dict(state["config"]))
     model.load_state_dict(state["ema"])
     return model.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def reconstruct(model: VQModel, images: Tensor, batch: int = 16) -> np.ndarray:
-    """Encodes and decodes images, float32 [N, 3, H, W] in [-1, 1] -> uint8 [N, H, W, 3]."""
-    return torch.cat([to_uint8(model.decode(model.encode(part))) for part in images.split(batch)]).numpy()
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from demo.export import export, load_exported
-from demo.generate import Sampling
+from demo.export import export
 from demo.model import GPTConfig
 from demo.patches import patch_table
 from demo.scenes import render, sample_scene
@@ -17,8 +16,10 @@ from demo.train_ar import ARTrainer, load_trained_ar
 from demo.train_vq import VQTrainer, prepare, shrink
 from demo.training import Budget, Trainer, learning_rate, run
 from demo.vq_start import fresh, grown
+from tests.conftest import Convert
 
 from demo import train_vq
+from llamagen_server import loading
 from llamagen_tokenizer.config import VQConfig
 
 TINY_GPT = GPTConfig(dim=32, n_layer=1, n_head=2, caption_dim=16, vocab_size=len(patch_table()))
@@ -85,16 +86,20 @@ def test_a_grown_tokenizer_is_trained_on() -> None:
     assert VQTrainer(Budget(steps=1), smaller=smaller).step()["loss"] > 0
 
 
-def test_exported_models_draw(tmp_path: Path) -> None:
+def test_exported_models_are_the_official_files(tmp_path: Path, convert: Convert) -> None:
     run(ar_trainer(1), tmp_path / "ar")
     vq = fresh(TINY_VQ).eval().requires_grad_(False)
     out = tmp_path / "export"
     assert export(load_trained_ar(tmp_path / "ar" / "checkpoint.pt"), vq, out) < 2_000_000
-    assert "tok_embeddings.weight" in torch.load(out / "gpt.pt", weights_only=True)["model"]
-    generate = load_exported(out, Sampling(top_k=5))
-    images = generate(["a red circle", "Ein Bär 🐻 on the left."], 3.0, 7)
-    assert images.shape == (2, 32, 32, 3)
-    assert (images == generate(["a red circle", "Ein Bär 🐻 on the left."], 3.0, 7)).all()
+    model = convert(
+        tmp_path / "model",
+        gpt_ckpt=out / "gpt.pt",
+        vq_ckpt=out / "vq.pt",
+        gpt_config=out / "gpt_config.json",
+        vq_config=out / "vq_config.json",
+        text_encoder=out / "text_encoder",
+    )
+    assert loading.open_model(model).config.num_image_tokens == 64
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

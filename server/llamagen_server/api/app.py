@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 
 from llamagen_server import __version__
-from llamagen_server.api import errors, generate, image_codes, image_store, openai, system
+from llamagen_server.api import errors, generate, image_codes, image_store, openai, openapi, system
 from llamagen_server.api.access_log import AccessLog
 from llamagen_server.api.guards import ApiKeys, BodyLimit
 from llamagen_server.pipeline import Pipeline
@@ -34,4 +34,5 @@ def create_app(model_name: str, pipeline: Pipeline | None = None, api_keys: Sequ
         app.add_middleware(ApiKeys, keys=api_keys)
     app.add_middleware(AccessLog)  # the last one is the outermost
     errors.install(app)
+    openapi.install(app)
     return app

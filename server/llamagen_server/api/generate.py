@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.events import Event, stream_events
+from llamagen_server.api.openapi import PICTURES, events
 from llamagen_server.api.replies import Usage, b64, encode_file, encode_files, timings
 from llamagen_server.api.state import LoadedPipeline, ModelName, RequestId
 from llamagen_server.images import OutputFormat
@@ -24,6 +25,10 @@ ACCEPTED: dict[str, OutputFormat] = {"image/png": "png", "image/webp": "webp", "
 
 
 class GenerateRequest(ImageRequest):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a large red circle on a white background", "n": 2, "seed": 7}]}
+    )
+
     output_format: OutputFormat = "png"
     response_format: Literal["b64_json", "codes", "binary"] = Field(
         "b64_json",
@@ -59,7 +64,13 @@ def described(picture: Picture, body: GenerateRequest, file: bytes | None) -> Ge
     )
 
 
-@router.post("/generate", response_model=GenerateResponse, response_model_exclude_none=True)
+@router.post(
+    "/generate",
+    response_model=GenerateResponse,
+    response_model_exclude_none=True,
+    responses=PICTURES
+    | {200: {"content": events("partial_image", "completed", "done") | {kind: {} for kind in ACCEPTED}}},
+)
 async def generate(
     body: GenerateRequest, request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
 ) -> GenerateResponse | Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from typing import Annotated
 
 import numpy as np
@@ -12,6 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamagen_server.api.errors import ApiError
+from llamagen_server.api.openapi import errors
 from llamagen_server.api.replies import Pixels, b64, encode_file
 from llamagen_server.api.state import LoadedPipeline
 from llamagen_server.images import OutputFormat, center_crop, read_image
@@ -31,7 +31,9 @@ class TokenizeResponse(BaseModel):
 
 
 class DetokenizeRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"codes": [0] * 64, "output_format": "png"}]}
+    )
 
     codes: list[int] = Field(description="All codes of one image, in raster order.")
     output_format: OutputFormat = "png"
@@ -43,7 +45,7 @@ class DetokenizeResponse(BaseModel):
     output_format: OutputFormat
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", responses=errors(400, 413, 503))
 async def tokenize(body: TokenizeRequest, pipeline: LoadedPipeline) -> TokenizeResponse:
     """The codes of an image."""
     side = pipeline.tokenizer.grid_size
@@ -51,7 +53,7 @@ async def tokenize(body: TokenizeRequest, pipeline: LoadedPipeline) -> TokenizeR
     return TokenizeResponse(codes=await pipeline.encode(pixels), grid=(side, side))
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", responses=errors(400, 413, 503))
 async def detokenize(body: DetokenizeRequest, pipeline: LoadedPipeline) -> DetokenizeResponse:
     """The image of codes."""
     expected, last = pipeline.model.config.num_image_tokens, pipeline.model.config.codebook_size - 1
@@ -67,7 +69,7 @@ async def detokenize(body: DetokenizeRequest, pipeline: LoadedPipeline) -> Detok
 def _read(data: str, side: int) -> Pixels:
     try:
         file = base64.b64decode(data.partition("base64,")[2] or data, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ApiError(400, "image is not valid base64", "image") from None
     try:
         return np.array(center_crop(read_image(file).convert("RGB"), side))

@@ -8,6 +8,7 @@ from cachetools import TTLCache
 from fastapi import APIRouter, Request, Response
 
 from llamagen_server.api.errors import ApiError
+from llamagen_server.api.openapi import errors
 from llamagen_server.images import OutputFormat
 
 router = APIRouter(tags=["openai"])
@@ -37,7 +38,7 @@ class ImageStore:
 @router.get(
     "/images/{name}",
     response_class=Response,
-    responses={200: {"content": {"image/*": {}}, "description": "The image file."}},
+    responses=errors(404) | {200: {"content": {"image/*": {}}, "description": "The image file."}},
 )
 async def image(name: str, request: Request) -> Response:
     """A picture that was answered with ``response_format: url``, for an hour at most."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.datastructures import UploadFile
 
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.events import Event, stream_events
+from llamagen_server.api.openapi import PICTURES, events
 from llamagen_server.api.replies import Compose, Usage, b64, encode_file, encode_files
 from llamagen_server.api.state import LoadedPipeline, ModelName, RequestId
 from llamagen_server.edit import read_edit
@@ -24,8 +25,16 @@ from llamagen_server.request import ImageRequest
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
 
+def _responses(kind: str) -> dict[int | str, dict[str, Any]]:
+    return PICTURES | {200: {"content": events(f"{kind}.partial_image", f"{kind}.completed")}}
+
+
 class ImageGenerationRequest(ImageRequest):
     """OpenAI's fields beside ours. Those that have no meaning here are accepted and ignored."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a small blue square above a large yellow triangle", "n": 1}]}
+    )
 
     model: str | None = None
     size: str = Field("auto", description="The model's own size, or auto.")
@@ -175,7 +184,7 @@ class _Job:
         }
 
 
-@router.post("/generations", response_model_exclude_none=True)
+@router.post("/generations", response_model_exclude_none=True, responses=_responses("image_generation"))
 async def generations(
     body: ImageGenerationRequest,
     request: Request,
@@ -202,10 +211,13 @@ def _form_schema() -> dict[str, Any]:
         "markup": {**file, "description": "Ignored."},
     }
     schema["required"] = ["image"]
+    schema.pop("examples")
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-@router.post("/edits", response_model_exclude_none=True, openapi_extra=_form_schema())
+@router.post(
+    "/edits", response_model_exclude_none=True, responses=_responses("image_edit"), openapi_extra=_form_schema()
+)
 async def edits(request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId) -> ImagesResponse:
     """Draws a part of an image anew: the transparent pixels of the mask, or all below the rows that are kept.
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from llamagen_server import __version__
 from llamagen_server.api.errors import ApiError
+from llamagen_server.api.openapi import errors
 from llamagen_server.api.state import LoadedPipeline, ModelName
 from llamagen_server.model_dir import ModelDir
 
@@ -56,9 +57,9 @@ class Version(BaseModel):
     version: str
 
 
-@router.get("/health")
-@router.get("/ready")
-@router.get("/ping")
+@router.get("/health", response_class=Response, responses=errors(503))
+@router.get("/ready", response_class=Response, responses=errors(503))
+@router.get("/ping", response_class=Response, responses=errors(503))
 @router.post("/ping", include_in_schema=False)
 async def health(pipeline: LoadedPipeline) -> Response:
     """200 when pictures can be made; 503 while the model loads, while the server stops or when the engine is gone."""
@@ -71,7 +72,7 @@ async def version() -> Version:
     return Version(version=__version__)
 
 
-@router.get("/load")
+@router.get("/load", responses=errors(503))
 async def load(pipeline: LoadedPipeline) -> Load:
     return Load(server_load=pipeline.in_flight)
 
@@ -82,12 +83,12 @@ async def metrics() -> Response:
     return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-@router.get("/v1/models", response_model_exclude_none=True)
+@router.get("/v1/models", responses=errors(503), response_model_exclude_none=True)
 async def models(name: ModelName, pipeline: LoadedPipeline) -> ModelList:
     return ModelList(data=[_model(name, pipeline.model)])
 
 
-@router.get("/v1/models/{model_id:path}", response_model_exclude_none=True)
+@router.get("/v1/models/{model_id:path}", responses=errors(404, 503), response_model_exclude_none=True)
 async def model(model_id: str, name: ModelName, pipeline: LoadedPipeline) -> Model:
     """The model, with the names of its classes."""
     if model_id != name:

@@ -56,6 +56,7 @@ async def test_output_format(class_client: httpx.AsyncClient) -> None:
     ("path", "body", "message"),
     [
         ("/tokenize", {"image": "!"}, "image is not valid base64"),
+        ("/tokenize", {"image": "é"}, "image is not valid base64"),
         ("/tokenize", {"image": "aGVsbG8="}, "image is not an image file that can be read"),
         ("/tokenize", {}, "image is missing"),
         ("/detokenize", {"codes": [1] * 63}, "there are 63 codes, must be 64"),
