@@ -44,6 +44,14 @@ class PatchTable:
         """
         return np.fromiter((self.numbers[p.tobytes()] for p in _cut(pixels)), np.int64, GRID * GRID)
 
+    def components(self, count: int) -> Tensor:
+        """Principal components of the patches' pixels, whitened, float32 [patches, count].
+
+        Patches that look alike have vectors that are alike.
+        """
+        pixels = np.stack([np.frombuffer(patch, np.uint8) for patch in self.numbers]).astype(np.float32)
+        return torch.linalg.svd(torch.from_numpy(pixels - pixels.mean(0)), full_matrices=False).U[:, :count]
+
 
 def _cut(pixels: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] -> [patches, PATCH, PATCH, 3] in raster order."""

@@ -34,7 +34,7 @@ CONFIG = VQConfig(  # of the first stage
     codebook_size=len(patch_table()),
     codebook_embed_dim=8,
     encoder_ch_mult=(1, 2, 4),
-    decoder_ch_mult=(2, 2, 4),
+    decoder_ch_mult=(2, 2, 6),
     z_channels=64,
     ch=32,
     num_res_blocks=1,
@@ -47,7 +47,8 @@ NAMING = 0.1
 """Weight of the naming of patches beside the drawing."""
 COMMON = 0.1
 """Weight of a plain background when patches are named: most patches are, and they are soon learned."""
-EDGE_WEIGHT = 10.0
+OBJECT_WEIGHT = 10.0
+"""Weight of the patches with objects when images are drawn."""
 
 
 def prepare(pixels: Sequence[np.ndarray], config: VQConfig) -> Tensor:
@@ -60,19 +61,14 @@ def shrink(images: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(images, images.shape[-1] // size)
 
 
-def edge_weights(images: Tensor) -> Tensor:
-    """1 on plain areas, 1 + EDGE_WEIGHT next to an edge, [B, 1, H, W]."""
-    low, high = -F.max_pool2d(-images, 3, 1, 1), F.max_pool2d(images, 3, 1, 1)
-    return 1.0 + EDGE_WEIGHT * ((high - low).amax(1, keepdim=True) > 0.1).float()
-
-
 class VQTrainer(Trainer):
     """Trains fresh weights at the smallest size, or the double of an already trained model."""
 
     def __init__(self, budget: Budget, seed: int = 0, peak_lr: float = 1e-3, smaller: VQModel | None = None) -> None:
         torch.manual_seed(seed)
-        model = grown(smaller) if smaller else fresh(CONFIG)
-        self.patches, self.batch = patch_table(), BATCHES[model.config.downsample]
+        self.patches = patch_table()
+        model = grown(smaller) if smaller else fresh(CONFIG, self.patches.components(CONFIG.codebook_embed_dim))
+        self.batch = BATCHES[model.config.downsample]
         optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99), fused=True)
         super().__init__(model, asdict(model.config), [optimizer], budget, seed, peak_lr)
 
@@ -82,7 +78,8 @@ class VQTrainer(Trainer):
         images = prepare(renders, self.model.config)
         named, right = self._naming(images, codes)
         difference = self._drawn(codes) - images
-        weights = edge_weights(images)
+        weights = torch.where(self.patches.plain[codes], 1.0, OBJECT_WEIGHT).view(-1, 1, GRID, GRID)
+        weights = F.interpolate(weights, images.shape[-2:])
         drawn = (weights * (difference.abs() + 0.5 * difference.square())).mean() / weights.mean()
         psnr = float(-10.0 * torch.log10(difference.detach().square().mean() / 4.0))
         return drawn + NAMING * named, {"drawn": drawn.item(), "named": named.item(), "right": right, "psnr": psnr}

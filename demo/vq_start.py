@@ -9,16 +9,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.layers import AttnBlock, Downsample, ResnetBlock
 from llamagen_tokenizer.model import VQModel
 
 
-def fresh(config: VQConfig) -> VQModel:
-    """A model with random weights whose blocks start as identities."""
+def fresh(config: VQConfig, codebook: Tensor) -> VQModel:
+    """A model with random weights whose blocks start as identities, and with a codebook [codebook_size, D] to start from."""
     model = VQModel(config)
+    model.quantize.embedding.weight.data.copy_(F.normalize(codebook, dim=-1))
     start_as_identity(model)
     pair_output_channels(model)
     return model

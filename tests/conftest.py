@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,3 +173,13 @@ def hd100_model_dir(
     config.to_json(folder / "vq.json")
     vq = {"vq_ckpt": folder / "vq.pt", "vq_config": folder / "vq.json"}
     return convert(folder / "model", dtype="float32", **golden_args("tiny_c2i_hd100") | vq)
+
+
+@pytest.fixture(scope="session")
+def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server with the embedded demo model."""
+    from tests.serving import Server
+
+    server = Server(None, tmp_path_factory.mktemp("demo") / "log")
+    yield server.url
+    server.kill()

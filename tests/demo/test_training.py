@@ -70,7 +70,7 @@ def test_loss_falls(make: Callable[[int], Trainer]) -> None:
 
 
 def test_grown_tokenizer_sees_and_draws_as_the_smaller_one() -> None:
-    small_model = fresh(TINY_VQ).eval()
+    small_model = fresh(TINY_VQ, torch.randn(TINY_VQ.codebook_size, 8)).eval()
     big = grown(small_model).eval()
     rng = random.Random(1)
     images = prepare([render(sample_scene(rng)) for _ in range(2)], big.config)
@@ -82,13 +82,13 @@ def test_grown_tokenizer_sees_and_draws_as_the_smaller_one() -> None:
 
 
 def test_a_grown_tokenizer_is_trained_on() -> None:
-    smaller = fresh(TINY_VQ).eval().requires_grad_(False)
+    smaller = fresh(TINY_VQ, torch.randn(TINY_VQ.codebook_size, 8)).eval().requires_grad_(False)
     assert VQTrainer(Budget(steps=1), smaller=smaller).step()["loss"] > 0
 
 
 def test_exported_models_are_the_official_files(tmp_path: Path, convert: Convert) -> None:
     run(ar_trainer(1), tmp_path / "ar")
-    vq = fresh(TINY_VQ).eval().requires_grad_(False)
+    vq = fresh(TINY_VQ, torch.randn(TINY_VQ.codebook_size, 8)).eval().requires_grad_(False)
     out = tmp_path / "export"
     assert export(load_trained_ar(tmp_path / "ar" / "checkpoint.pt"), vq, out) < 2_000_000
     model = convert(

@@ -32,7 +32,7 @@ class Stage:
     guided: bool = True
     key: str | None = None
     ready: bool = True
-    step: float = 0.01
+    step: float = 0.03
     """Seconds per preview."""
     error: str | None = None
     """Told after the first preview."""
@@ -42,7 +42,7 @@ class Stage:
     def model(self) -> dict[str, Any]:
         defaults = {"cfg_scale": 3.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         model = {
-            "id": "llamagen-demo", "object": "model", "created": 0, "owned_by": "llamagen-serve",
+            "id": f"tiny-{self.condition}", "object": "model", "created": 0, "owned_by": "llamagen-serve",
             "condition": self.condition, "image_size": SIZE, "grid_size": GRID, "guided": self.guided,
             "defaults": defaults,
         }  # fmt: skip
@@ -51,7 +51,8 @@ class Stage:
 
 def draw(request: dict[str, Any], seed: int) -> Image.Image:
     """A shape that depends on the condition, the guidance scale and the seed."""
-    rng = random.Random(repr((request.get("prompt"), request.get("class_id"), request.get("cfg_scale"), seed)))
+    told = [str(request.get(name)) for name in ("prompt", "class_id", "cfg_scale")]
+    rng = random.Random(repr((told, seed)))
     image = Image.new("RGB", (SIZE, SIZE), rng.choice(("#fafaf8", "#1a2a62", "#eedab4")))
     x, y, r = rng.randrange(40, 88), rng.randrange(40, 88), rng.randrange(16, 36)
     ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=rng.choice(("#de3430", "#34a050", "#8846be")))
@@ -68,10 +69,18 @@ def unfinished(image: Image.Image, rows: int) -> Image.Image:
     return partial
 
 
-def b64(image: Image.Image) -> str:
+def redrawn(request: dict[str, Any], old: Image.Image, keep: Image.Image, seed: int) -> Image.Image:
+    return Image.composite(old, draw(request, seed), keep)
+
+
+def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
+
+
+def b64(image: Image.Image) -> str:
+    return base64.b64encode(png(image)).decode()
 
 
 def problem(status: int, message: str) -> JSONResponse:
@@ -107,6 +116,8 @@ def make_app(stage: Stage) -> FastAPI:
         stage.requests.append(body)
         if body.get("prompt") == "refuse":
             return problem(400, "prompt is 'refuse': not today")
+        if not body.get("stream"):
+            return Response(png(draw(body, body["seed"])), media_type="image/png")
         return StreamingResponse(_watched(stage, _pictures(stage, body)), media_type="text/event-stream")
 
     @app.post("/v1/images/edits")
@@ -120,6 +131,8 @@ def make_app(stage: Stage) -> FastAPI:
             else:
                 keep.paste(255, (0, 0, SIZE, int(body["keep_rows"]) * SIZE // GRID))
         stage.requests.append(body | {"keep": keep})
+        if "stream" not in body:
+            return JSONResponse({"data": [{"b64_json": b64(redrawn(body, old, keep, int(body["seed"])))}]})
         return StreamingResponse(_watched(stage, _edit(stage, body, old, keep)), media_type="text/event-stream")
 
     return app
@@ -155,7 +168,7 @@ async def _edit(
     stage: Stage, body: dict[str, Any], old: Image.Image, keep: Image.Image
 ) -> AsyncIterator[dict[str, Any]]:
     seed, parts = int(body.get("seed", random.randrange(2**32))), int(body["partial_images"]) + 1
-    new = Image.composite(old, draw(body, seed), keep)
+    new = redrawn(body, old, keep, seed)
     for part in range(1, parts):
         await asyncio.sleep(stage.step)
         partial, rows = old.copy(), SIZE * part // parts

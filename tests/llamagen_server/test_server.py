@@ -10,9 +10,6 @@ import os
 import random
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,42 +20,16 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from tests.serving import Server
 
 pytestmark = pytest.mark.engine
-
-
-class Server:
-    """``llamagen serve`` as a subprocess."""
-
-    def __init__(self, model_dir: Path, log: Path, wait: bool = True) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "llamagen_server", "serve", str(model_dir), "--port", str(port)]
-        command.append("--enforce-eager")
-        self.log = log
-        with log.open("w") as output:  # in a session of its own, as a terminal gives it a process group of its own
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        self.url = f"http://127.0.0.1:{port}"
-        start = time.monotonic()
-        while wait and not self.is_ready():
-            assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() - start < 180, log.read_text()
-            time.sleep(0.2)
-
-    def is_ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health").status_code == 200
-        except httpx.TransportError:
-            return False
 
 
 @pytest.fixture(scope="module")
 def server(text_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(text_model_dir, tmp_path_factory.mktemp("server") / "log")
     yield server
-    server.process.kill()
-    server.process.wait()
+    server.kill()
 
 
 def pixels(image: dict[str, Any]) -> np.ndarray:

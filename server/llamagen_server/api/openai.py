@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -184,18 +184,23 @@ class _Job:
         }
 
 
-@router.post("/generations", response_model_exclude_none=True, responses=_responses("image_generation"))
+@router.post(
+    "/generations",
+    response_model=ImagesResponse,
+    response_model_exclude_none=True,
+    responses=_responses("image_generation"),
+)
 async def generations(
     body: ImageGenerationRequest,
     request: Request,
     pipeline: LoadedPipeline,
     model: ModelName,
     request_id: RequestId,
-) -> ImagesResponse:
+) -> ImagesResponse | Response:
     """Makes pictures of a prompt."""
     size = _check(body, pipeline, model)
     job = _Job("image_generation", body, request, pipeline, request_id, size)
-    return await job.reply()  # type: ignore[return-value]  # FastAPI passes a Response on as it is
+    return await job.reply()
 
 
 FILES = ("image", "mask", "markup")
@@ -216,9 +221,15 @@ def _form_schema() -> dict[str, Any]:
 
 
 @router.post(
-    "/edits", response_model_exclude_none=True, responses=_responses("image_edit"), openapi_extra=_form_schema()
+    "/edits",
+    response_model=ImagesResponse,
+    response_model_exclude_none=True,
+    responses=_responses("image_edit"),
+    openapi_extra=_form_schema(),
 )
-async def edits(request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId) -> ImagesResponse:
+async def edits(
+    request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
+) -> ImagesResponse | Response:
     """Draws a part of an image anew: the transparent pixels of the mask, or all below the rows that are kept.
 
     The image is resized and cropped to the model's size. Whole codes are drawn; outside the marked pixels the reply has
@@ -228,9 +239,13 @@ async def edits(request: Request, pipeline: LoadedPipeline, model: ModelName, re
     body = ImageEditRequest.model_validate_strings(fields, strict=False)
     size = _check(body, pipeline, model)
     tokenizer = pipeline.tokenizer
-    edit = read_edit(
-        _one(files, "image") or _missing("image"),
-        _one(files, "mask"),
+    image, mask = _one(files, "image"), _one(files, "mask")
+    if image is None:
+        raise ApiError(400, "image is missing", "image")
+    edit = await asyncio.to_thread(
+        read_edit,
+        image,
+        mask,
         body.keep_rows,
         body.feather,
         tokenizer.side,
@@ -238,7 +253,7 @@ async def edits(request: Request, pipeline: LoadedPipeline, model: ModelName, re
     )
     canvas = edit.canvas(await pipeline.encode(edit.pixels), tokenizer.grid_size)
     job = _Job("image_edit", body, request, pipeline, request_id, size, canvas, edit.compose)
-    return await job.reply()  # type: ignore[return-value]
+    return await job.reply()
 
 
 async def _read_form(request: Request) -> tuple[dict[str, str], dict[str, list[bytes]]]:
@@ -261,15 +276,11 @@ async def _read_form(request: Request) -> tuple[dict[str, str], dict[str, list[b
     return fields, files
 
 
-def _one(files: dict[str, Sequence[bytes]] | dict[str, list[bytes]], name: str) -> bytes | None:
+def _one(files: dict[str, list[bytes]], name: str) -> bytes | None:
     given = files.get(name, [])
     if len(given) > 1:
         raise ApiError(400, f"{name} is given {len(given)} times, this model takes one", name)
     return given[0] if given else None
-
-
-def _missing(name: str) -> bytes:
-    raise ApiError(400, f"{name} is missing", name)
 
 
 def _check(body: ImageGenerationRequest, pipeline: Pipeline, model: str) -> str:

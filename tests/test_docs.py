@@ -1,0 +1,55 @@
+"""The examples of README.md and docs/http.md do what they say, against the embedded demo model."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.engine
+
+LOCAL = "http://127.0.0.1:8000"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/http.md"])
+def test_shell_examples(root: Path, page: str, demo_url: str, tmp_path: Path) -> None:
+    Image.new("RGB", (128, 128)).save(tmp_path / "picture.png")
+    commands = [
+        command
+        for block in blocks(root / page, "sh")
+        for command in re.split(r"\n(?=curl)", block.strip())
+        if command.startswith("curl")
+    ]
+    assert commands
+    for command in commands:
+        run = subprocess.run(
+            ["bash", "-c", command.replace("curl ", "curl -sS --fail-with-body ", 1).replace(LOCAL, demo_url)],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert run.returncode == 0, (command, run.stdout[:500], run.stderr)
+        if output := re.search(r"-o (\S+)", command):
+            picture = Image.open(io.BytesIO((tmp_path / output[1]).read_bytes()))
+            assert (picture.format, picture.size) == (Path(output[1]).suffix[1:].upper(), (128, 128))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/http.md"])
+def test_python_examples(root: Path, page: str, demo_url: str, tmp_path: Path) -> None:
+    examples = blocks(root / page, "python")
+    assert examples
+    code = "\n".join(examples).replace(LOCAL, demo_url)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr
