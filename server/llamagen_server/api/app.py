@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 
 from llamagen_server import __version__
-from llamagen_server.api import errors, generate, image_codes, image_store, openai, openapi, system
+from llamagen_server.api import errors, generate, image_codes, image_store, openai, openapi, playground, system
 from llamagen_server.api.access_log import AccessLog
 from llamagen_server.api.guards import ApiKeys, BodyLimit
 from llamagen_server.pipeline import Pipeline
@@ -27,7 +27,7 @@ def create_app(model_name: str, pipeline: Pipeline | None = None, api_keys: Sequ
     app.state.pipeline = pipeline
     app.state.draining = False
     app.state.images = image_store.ImageStore()
-    for part in (openai, generate, image_codes, image_store, system):
+    for part in (openai, generate, image_codes, image_store, system, playground):
         app.include_router(part.router)
     app.add_middleware(BodyLimit)
     if api_keys:
