@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from llamagen_server.bench import engine
+from llamagen_server.bench import engine, serve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(metavar="WHAT", required=True)
-    engine.add_arguments(what.add_parser("engine", help="decoding of codes, without text encoder and VQ decoder"))
+    for name, module, text in (
+        ("engine", engine, "decoding of codes, without text encoder and VQ decoder"),
+        ("serve", serve, "load on a server that runs, over HTTP"),
+    ):
+        command = what.add_parser(name, help=text)
+        command.set_defaults(bench=module.run)
+        module.add_arguments(command)
 
 
 def run(args: argparse.Namespace) -> None:
-    engine.run(args)
+    args.bench(args)

@@ -8,9 +8,14 @@ import logging
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from llamagen_server.bench import floor
+from llamagen_server.bench.eager import EagerGPT
 from vllm_llamagen.config import SIZES, LlamaGenConfig
 
 if TYPE_CHECKING:
@@ -19,7 +24,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DOWNSAMPLE = 16
-_COLUMNS = {"engine_s": 2, "images_per_s": 3, "tokens_per_s": 1, "step_ms": 1}
+_COLUMNS = {
+    "engine_s": ("seconds", 2),
+    "images_per_s": ("images/s", 3),
+    "tokens_per_s": ("tokens/s", 1),
+    "step_ms": ("ms per step", 1),
+    "floor_s": ("floor, s", 2),
+    "floor_multiple": ("times floor", 2),
+    "eager_s": ("eager, s", 2),
+    "ratio": ("times as fast as eager", 2),
+}
+"""Of the table: heading and digits. Those of the baseline are there if it ran."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     parser.add_argument("--enforce-eager", action="store_true", help="do not compile")
     parser.add_argument("--repeat", type=int, default=3, help="runs per batch size; the median counts (default: 3)")
+    parser.add_argument(
+        "--baseline", choices=["eager"], help="also run plain PyTorch as the official code does, by turns"
+    )
     parser.add_argument("--save-result", type=Path, metavar="F.json", help="write the figures as JSON")
 
 
@@ -55,18 +73,38 @@ def run(args: argparse.Namespace) -> None:
         dtype="float32",
     )
     llm = _start(config, args)
-    rows = [_measure(llm, config, args, batch) for batch in args.batch]
-    header = "| batch | seconds | images/s | tokens/s | ms per step |"
-    lines = [header, "|---|---|---|---|---|"] + [_line(row) for row in rows]
-    logger.info("GPT-%s, %d px, cfg_scale %g\n%s", args.size, args.image_size, args.cfg_scale, "\n".join(lines))
+    dtype = llm.llm_engine.model_config.dtype
+    machine = floor.measure(_device(), dtype)
+    rows = [_measure(llm, config, args, batch, machine) for batch in args.batch]
+    logger.info(
+        "GPT-%s, %d px, cfg_scale %g, top_k %d, %s; copy %.1f GB/s, matmul %.0f GFLOP/s\n%s",
+        args.size,
+        args.image_size,
+        args.cfg_scale,
+        args.top_k,
+        dtype,
+        machine.bytes_per_s / 1e9,
+        machine.flops_per_s / 1e9,
+        table(rows),
+    )
     if args.save_result:
-        settings = {k: v for k, v in vars(args).items() if k not in ("save_result", "command")}
+        settings = {k: v for k, v in vars(args).items() if k not in ("save_result", "command", "bench")}
         args.save_result.write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
 
 
-def _line(row: dict[str, Any]) -> str:
-    figures = (f"{row[name]:.{digits}f}" for name, digits in _COLUMNS.items())
-    return f"| {row['batch']} | {' | '.join(figures)} |"
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a markdown table."""
+    columns = {name: column for name, column in _COLUMNS.items() if name in rows[0]}
+    lines = ["| batch | " + " | ".join(heading for heading, _ in columns.values()) + " |"]
+    lines.append("|---" * (1 + len(columns)) + "|")
+    for row in rows:
+        figures = [f"{row[name]:.{digits}f}" for name, (_, digits) in columns.items()]
+        lines.append(f"| {row['batch']} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _start(config: LlamaGenConfig, args: argparse.Namespace) -> LLM:
@@ -84,35 +122,57 @@ def _start(config: LlamaGenConfig, args: argparse.Namespace) -> LLM:
         return vllm_args.start_offline_engine(vllm_args.engine_args(flags, directory, config))
 
 
-def _measure(llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, batch: int) -> dict[str, Any]:
+def _measure(
+    llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, batch: int, machine: floor.Machine
+) -> dict[str, Any]:
+    dtype = llm.llm_engine.model_config.dtype
+    work = {"engine_s": _engine(llm, config, args, batch)}
+    if args.baseline:
+        work["eager_s"] = _eager(config, args, batch, dtype)
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for round_ in range(args.repeat + 1):  # by turns, so that a busy moment of the machine hits both
+        for name, once in work.items():
+            start = time.perf_counter()
+            once()
+            if round_:  # the first warms up
+                times[name].append(time.perf_counter() - start)
+    row: dict[str, Any] = {name: statistics.median(seconds) for name, seconds in times.items()}
+    engine_s, tokens = row["engine_s"], config.num_image_tokens
+    row |= {"batch": batch, "images_per_s": batch / engine_s, "tokens_per_s": batch * tokens / engine_s}
+    row |= {"step_ms": engine_s / tokens * 1000, "floor_s": floor.floor_seconds(config, batch, dtype.itemsize, machine)}
+    row["floor_multiple"] = engine_s / row["floor_s"]
+    if args.baseline:
+        row["ratio"] = row["eager_s"] / engine_s
+    return row
+
+
+def _engine(llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, batch: int) -> Callable[[], object]:
     from vllm import SamplingParams
 
     prompts = [{"prompt_token_ids": [config.codebook_size + i % config.num_classes]} for i in range(batch)]
-    tokens = config.num_image_tokens
     params = [
         SamplingParams(
             temperature=1.0,
             top_k=args.top_k,
             seed=i,
-            max_tokens=tokens,
+            max_tokens=config.num_image_tokens,
             ignore_eos=True,
             detokenize=False,
             extra_args={"cfg_scale": args.cfg_scale},
         )
         for i in range(batch)
     ]
+    return lambda: llm.generate(prompts, params, use_tqdm=False)
 
-    def seconds() -> float:
-        start = time.perf_counter()
-        llm.generate(prompts, params, use_tqdm=False)
-        return time.perf_counter() - start
 
-    seconds()  # warm up
-    engine_s = statistics.median(seconds() for _ in range(args.repeat))
-    return {
-        "batch": batch,
-        "engine_s": engine_s,
-        "images_per_s": batch / engine_s,
-        "tokens_per_s": batch * tokens / engine_s,
-        "step_ms": engine_s / tokens * 1000,
-    }
+def _eager(config: LlamaGenConfig, args: argparse.Namespace, batch: int, dtype: torch.dtype) -> Callable[[], object]:
+    with torch.device(_device()):
+        model = EagerGPT(config, batch).to(dtype).requires_grad_(False)
+        classes = torch.arange(batch) % config.num_classes
+
+    def once() -> None:
+        model.generate(classes, args.cfg_scale, args.top_k)
+        if classes.is_cuda:
+            torch.cuda.synchronize()
+
+    return once

@@ -1,0 +1,116 @@
+"""The baseline: LlamaGen in plain eager PyTorch with a static KV cache, doing what the official ``generate`` does.
+
+Both guidance streams are rows of one batch, the class embedding is the prefix, each step runs the model, mixes the
+logits, keeps the top k and draws one code for each image.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vllm_llamagen.config import LlamaGenConfig
+
+
+class Attention(nn.Module):
+    def __init__(self, config: LlamaGenConfig, rows: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.n_head, config.n_kv_head
+        self.head_dim = config.dim // config.n_head
+        self.wqkv = nn.Linear(config.dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+        shape = (rows, self.kv_heads, config.num_image_tokens, self.head_dim)
+        self.k_cache: Tensor
+        self.v_cache: Tensor
+        self.register_buffer("k_cache", torch.zeros(shape), persistent=False)
+        self.register_buffer("v_cache", torch.zeros(shape), persistent=False)
+
+    def forward(self, x: Tensor, rotation: Tensor, position: int) -> Tensor:
+        """x [rows, dim], rotation complex [head_dim / 2] of this position -> [rows, dim]."""
+        qkv = self.wqkv(x).view(len(x), -1, self.head_dim)
+        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        self.k_cache[:, :, position] = rotate(k, rotation)
+        self.v_cache[:, :, position] = v
+        keys, values = self.k_cache[:, :, : position + 1], self.v_cache[:, :, : position + 1]
+        grouped = self.heads != self.kv_heads
+        y = F.scaled_dot_product_attention(rotate(q, rotation)[:, :, None], keys, values, enable_gqa=grouped)
+        return self.wo(y.flatten(1))
+
+
+class Block(nn.Module):
+    def __init__(self, config: LlamaGenConfig, rows: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, rows)
+        self.attention_norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.w1 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
+        self.w2 = nn.Linear(config.ffn_hidden_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, rotation: Tensor, position: int) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, position)
+        y = self.ffn_norm(x)
+        return x + self.w2(F.silu(self.w1(y)) * self.w3(y))
+
+
+class EagerGPT(nn.Module):
+    """A class-conditional LlamaGen for ``images`` images at a time, guided (two rows each) or not."""
+
+    def __init__(self, config: LlamaGenConfig, images: int) -> None:
+        super().__init__()
+        self.config = config
+        self.streams = config.guidance_streams
+        self.cls_embedding = nn.Embedding(config.num_classes + 1, config.dim)
+        self.tok_embeddings = nn.Embedding(config.codebook_size, config.dim)
+        self.layers = nn.ModuleList(Block(config, images * self.streams) for _ in range(config.n_layer))
+        self.norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.codebook_size, bias=False)
+        self.rotations = rotations(config)
+
+    @torch.inference_mode()
+    def generate(self, classes: Tensor, cfg_scale: float, top_k: int, temperature: float = 1.0) -> Tensor:
+        """Codes of one image per class id, int64 [images, tokens]. Temperature 0 is greedy."""
+        null = torch.full_like(classes, self.config.num_classes)
+        hidden = self.cls_embedding(torch.cat([classes, null]) if self.streams == 2 else classes)
+        codes: list[Tensor] = []
+        for position in range(self.config.num_image_tokens):
+            logits = self._step(hidden, position)
+            if self.streams == 2:
+                cond, uncond = logits.chunk(2)
+                logits = uncond + (cond - uncond) * cfg_scale
+            codes.append(draw(logits, top_k, temperature))
+            hidden = self.tok_embeddings(codes[-1].repeat(self.streams))
+        return torch.stack(codes, dim=1)
+
+    def _step(self, hidden: Tensor, position: int) -> Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden, self.rotations[position], position)
+        return self.output(self.norm(hidden)).float()
+
+
+def draw(logits: Tensor, top_k: int, temperature: float) -> Tensor:
+    """One code per row of logits [images, codes]."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        kth = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    return torch.multinomial(logits.softmax(-1), 1)[:, 0]
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotates neighbouring pairs of the last dimension. x [rows, heads, head_dim]."""
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * rotation).flatten(-2).type_as(x)
+
+
+def rotations(config: LlamaGenConfig) -> Tensor:
+    """Complex [tokens, head_dim / 2]: zero for the class, as in the official table; then each code's row and column."""
+    half = config.dim // config.n_head // 2
+    frequencies = config.rope_base ** (-torch.arange(0, half, 2).float() / half)
+    index = torch.arange(config.num_image_tokens - 1)
+    rows, columns = index // config.grid_size, index % config.grid_size
+    angles = torch.cat([torch.outer(rows.float(), frequencies), torch.outer(columns.float(), frequencies)], dim=1)
+    return torch.cat([torch.zeros(1, half), torch.polar(torch.ones_like(angles), angles)])
