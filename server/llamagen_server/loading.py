@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from llamagen_server import vllm_args
 from llamagen_server.engine import VLLMEngine
@@ -16,6 +14,7 @@ from llamagen_server.image_tokenizer import ImageTokenizer
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline import MAX_IN_FLIGHT, Pipeline
 from llamagen_server.text_encoder import TextEncoder
+from llamagen_server.text_stage import TextStage
 from llamagen_tokenizer import load_vq
 from vllm_llamagen.condition import TextCondition
 
@@ -38,13 +37,13 @@ def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
 def load_pipeline(model: ModelDir, flags: argparse.Namespace, max_in_flight: int = MAX_IN_FLIGHT) -> Pipeline:
     """Starts the engine with vLLM's ``flags`` and loads the stages around it. Blocks until all is ready."""
     arguments = vllm_args.engine_args(flags, str(model.path), model.config)
-    encode_text = text_stage(model, torch.float32) if model.config.condition == "text" else None
+    text = text_stage(model, torch.float32) if model.config.condition == "text" else None
     tokenizer = ImageTokenizer(load_vq(model.vq_path), model.config.grid_size)
-    return Pipeline(model, VLLMEngine(vllm_args.start_engine(arguments)), tokenizer, encode_text, max_in_flight)
+    return Pipeline(model, VLLMEngine(vllm_args.start_engine(arguments)), tokenizer, text, max_in_flight)
 
 
-def text_stage(model: ModelDir, dtype: torch.dtype) -> Callable[[str], Tensor]:
-    """A function from a caption to prompt embeddings [tokens, streams * dim]."""
+def text_stage(model: ModelDir, dtype: torch.dtype) -> TextStage:
+    """The stage before the engine of a text model."""
     assert model.text_encoder is not None
     config = model.config
     encoder = TextEncoder(
@@ -54,10 +53,4 @@ def text_stage(model: ModelDir, dtype: torch.dtype) -> Callable[[str], Tensor]:
         width=config.caption_dim,
         dtype=dtype,
     )
-    condition = TextCondition(config, model.text_condition_weights()).to(dtype)
-
-    @torch.inference_mode()
-    def encode(prompt: str) -> Tensor:
-        return condition(encoder.encode([prompt])[0])
-
-    return encode
+    return TextStage(encoder, TextCondition(config, model.text_condition_weights()).to(dtype))

@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from llamagen_server.errors import EngineError, InvalidRequestError, OverloadedE
 from llamagen_server.image_tokenizer import ImageTokenizer
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.request import MAX_SEED, ImageRequest
+from llamagen_server.text_stage import TextStage
 
 T = TypeVar("T")
 
@@ -121,18 +121,17 @@ class Pipeline:
         model: ModelDir,
         engine: Engine,
         tokenizer: ImageTokenizer,
-        encode_text: Callable[[str], Tensor] | None = None,
+        text: TextStage | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
-        """``encode_text`` turns a caption into prompt embeddings [tokens, streams * dim]; text models need it."""
+        """``text`` turns captions into prompt embeddings; text models need it."""
         self.model = model
         self.engine = engine
         self.tokenizer = tokenizer
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         """Pictures that are accepted and not finished."""
-        self._encode_text = encode_text
-        self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
+        self._text = text
 
     async def generate(
         self,
@@ -264,15 +263,16 @@ class Pipeline:
         condition = resolve_condition(request, self.model)
         if isinstance(condition, int):
             return condition
-        assert self._encode_text is not None
+        assert self._text is not None
         try:
             with metrics.STAGE.labels("text").time():
-                return await asyncio.get_running_loop().run_in_executor(self._text_thread, self._encode_text, condition)
+                return await self._text(condition)
         except ValueError as error:
             raise InvalidRequestError(str(error), "prompt") from None
 
     def shutdown(self) -> None:
-        self._text_thread.shutdown(wait=False, cancel_futures=True)
+        if self._text is not None:
+            self._text.shutdown()
         self.tokenizer.shutdown()
         self.engine.shutdown()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,6 @@ from llamagen_server.model_dir.encoder_files import encoder_width
 
 MAX_CHARACTERS = 4096
 """Longest prompt that is cleaned and tokenized at all: some rules of `clean_caption` take time quadratic in it."""
-
-MAX_BATCH = 32
-"""Prompts in one forward pass."""
 
 
 class TextEncoder:
@@ -54,20 +52,30 @@ class TextEncoder:
         self._clean = clean
         self._tokenizer_lock = threading.Lock()  # Hugging Face tokenizers are not thread-safe
 
-    @torch.inference_mode()
-    def encode(self, prompts: list[str]) -> list[Tensor]:
-        """Encodes prompts, in order, each to the rows of its tokens, special tokens included: [n, width].
+    def tokenize(self, prompt: str) -> Tensor:
+        """The token ids of a prompt, special tokens included, int64 [n].
 
         The official pipeline cuts long prompts off without a word; here they are an error.
 
         Raises:
-            ValueError: a prompt is empty or too long.
+            ValueError: the prompt is empty or too long.
         """
-        tokens = self._tokenize([self._prepare(prompt) for prompt in prompts])
-        rows: list[Tensor] = []
-        for start in range(0, len(tokens), MAX_BATCH):
-            rows += self._forward(tokens[start : start + MAX_BATCH])
-        return rows
+        text = self._prepare(prompt)
+        with self._tokenizer_lock:
+            ids = self._tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        if len(ids) > self.max_tokens:
+            raise ValueError(f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed")
+        return torch.tensor(ids)
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """Token ids of prompts, in one forward pass, each to the rows of its tokens [n, width]."""
+        device = next(self._model.parameters()).device
+        # Padded on the right; padding is masked, so any id will do.
+        ids = pad_sequence(list(prompts), batch_first=True)
+        mask = pad_sequence([torch.ones_like(t) for t in prompts], batch_first=True)
+        hidden = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
+        return [rows[: len(t)].clone() for rows, t in zip(hidden, prompts, strict=True)]
 
     def _prepare(self, prompt: str) -> str:
         if len(prompt) > MAX_CHARACTERS:
@@ -80,21 +88,6 @@ class TextEncoder:
         if not text:
             raise ValueError(f"the prompt {prompt!r} is empty after cleaning (links, markup and codes are removed)")
         return text
-
-    def _tokenize(self, texts: list[str]) -> list[Tensor]:
-        with self._tokenizer_lock:
-            batch = [self._tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
-        for ids in batch:
-            if len(ids) > self.max_tokens:
-                raise ValueError(f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed")
-        return [torch.tensor(ids) for ids in batch]
-
-    def _forward(self, tokens: list[Tensor]) -> list[Tensor]:
-        device = next(self._model.parameters()).device
-        ids = pad_sequence(tokens, batch_first=True)  # [B, longest], padded on the right; masked, so any id will do
-        mask = pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True)
-        hidden = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
-        return [rows[: len(t)].clone() for rows, t in zip(hidden, tokens, strict=True)]
 
 
 def _load(source: str, width: int | None, dtype: torch.dtype) -> tuple[Any, Any, int]:

@@ -21,9 +21,9 @@ from llamagen_tokenizer import load_vq
 def make_app(model_dir: Path) -> FastAPI:
     model = loading.open_model(model_dir)
     engine = FakeEngine(model.config.codebook_size, model.config.num_image_tokens)
-    encode_text = loading.text_stage(model, torch.float32) if model.config.condition == "text" else None
+    text = loading.text_stage(model, torch.float32) if model.config.condition == "text" else None
     tokenizer = ImageTokenizer(load_vq(model.vq_path), model.config.grid_size)
-    return create_app("tiny", Pipeline(model, engine, tokenizer, encode_text))
+    return create_app("tiny", Pipeline(model, engine, tokenizer, text))
 
 
 @pytest.fixture

@@ -45,7 +45,9 @@ def test_a_run(url: str, flags: list[str], tmp_path: Path) -> None:
     assert len(rows) == (2 if "4" in flags else 1)
     for row in rows:
         assert (row["requests"], row["error_rate"]) == (12, 0)
-        assert row["images_per_s"] == pytest.approx(2 * row["requests_per_s"]) == pytest.approx(2 * row["goodput_per_s"])
+        assert (
+            row["images_per_s"] == pytest.approx(2 * row["requests_per_s"]) == pytest.approx(2 * row["goodput_per_s"])
+        )
         assert 0 < row["e2el_p50_ms"] <= row["e2el_p99_ms"]
         assert ("ttfp_p50_ms" in row) == ("--partial-images" in flags)
 
