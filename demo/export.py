@@ -24,7 +24,7 @@ from llamagen_tokenizer.model import VQModel
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 22_000_000
+MAX_BYTES = 25_000_000
 
 
 def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

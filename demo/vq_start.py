@@ -18,7 +18,7 @@ from llamagen_tokenizer.model import VQModel
 
 
 def fresh(config: VQConfig, codebook: Tensor) -> VQModel:
-    """A model with random weights whose blocks start as identities, and with a codebook [codebook_size, D] to start from."""
+    """A model with random weights whose blocks start as identities, and with a given codebook [codebook_size, D]."""
     model = VQModel(config)
     model.quantize.embedding.weight.data.copy_(F.normalize(codebook, dim=-1))
     start_as_identity(model)

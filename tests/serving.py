@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 
 
 class Server:
@@ -38,5 +39,9 @@ class Server:
             return False
 
     def kill(self) -> None:
+        """Kills the server outright. Its engine must not outlive it."""
+        engine = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.kill()
         self.process.wait()
+        _, alive = psutil.wait_procs(engine, 20)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

@@ -215,7 +215,7 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         logits = self.logits_processor(self.output, hidden_states.view(-1, self.config.dim))
-        return None if logits is None else logits.view(hidden_states.shape[0], -1)
+        return None if logits is None else logits.reshape(hidden_states.shape[0], -1)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Loads the official tensors; missing, unexpected and misshapen ones are errors.

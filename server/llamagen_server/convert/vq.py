@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from llamagen_server.model_dir.json_file import read_object
 from llamagen_server.model_dir.tensor_files import Shapes, difference, vq_shapes
 from llamagen_tokenizer import CONFIGS, CheckpointError, VQConfig, VQModel, load_vq_pt
@@ -15,7 +17,7 @@ STATISTICS = "quantize.codebook_used"
 
 
 def read_vq(checkpoint: str, config_file: str | None) -> VQModel:
-    """Loads an official image tokenizer, in float32.
+    """Loads an official image tokenizer. Weights that are all of one dtype in the file keep it, else they are float32.
 
     Args:
         config_file: JSON with official ``ModelArgs`` fields, and ch and num_res_blocks; needed for shapes that were
@@ -31,12 +33,14 @@ def read_vq(checkpoint: str, config_file: str | None) -> VQModel:
         raise CheckpointError(
             f"{checkpoint}: not an image tokenizer, it has no quantize.embedding.weight of [codes, dim]"
         )
+    dtypes = {tensor.dtype for name, tensor in weights.items() if name != STATISTICS}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     if config_file is None:
-        return load_vq_pt(checkpoint, _released_config(shapes, checkpoint))
+        return load_vq_pt(checkpoint, _released_config(shapes, checkpoint)).to(dtype)
     config = _told_config(config_file, {"codebook_size": codebook[0], "codebook_embed_dim": codebook[1]}, checkpoint)
     if problem := difference(shapes, vq_shapes(config)):
         raise ValueError(f"{checkpoint}: does not fit --vq-config {config_file}: {problem}")
-    return load_vq_pt(checkpoint, config)
+    return load_vq_pt(checkpoint, config).to(dtype)
 
 
 def _released_config(shapes: Shapes, source: str) -> VQConfig:
