@@ -10,6 +10,8 @@ import httpx
 import openai
 import pytest
 from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from openai import AsyncOpenAI
 from PIL import Image
 
@@ -98,3 +100,14 @@ async def test_too_much_at_once_is_429(client: AsyncOpenAI, text_app: FastAPI) -
     replies = await asyncio.gather(*(client.images.generate(prompt="x") for _ in range(5)), return_exceptions=True)
     assert sorted(isinstance(reply, openai.RateLimitError) for reply in replies) == [False] * 3 + [True] * 2
     await client.images.generate(prompt="x", n=3)  # there is room again
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=20) | st.from_regex(r"\d{1,4}x\d{1,4}") | st.sampled_from(["AUTO", "64X64", "064x64", " auto"]))
+async def test_any_other_size_is_refused_by_name(text_client: httpx.AsyncClient, size: str) -> None:
+    reply = await text_client.post("/v1/images/generations", json={"prompt": "x", "size": size})
+    if size in ("auto", "64x64"):
+        assert reply.status_code == 200
+    else:
+        assert reply.status_code == 400
+        assert reply.json()["error"]["message"] == f"size is {size!r}, must be 'auto' or '64x64'"
