@@ -14,7 +14,9 @@ OutputFormat = Literal["png", "webp", "jpeg"]
 MAX_PIXELS = 64 * 2**20
 """Largest image that is read: a small file can unpack to far more memory than a server has."""
 MAX_ASPECT = 16
-UNREADABLE = "not an image file that can be read"
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What clients may send. Pillow knows more, some of which run other programs."""
+UNREADABLE = f"not an image file that can be read ({', '.join(FORMATS)})"
 
 
 def encode_image(pixels: NDArray[np.uint8], output_format: OutputFormat = "png", quality: int = 95) -> bytes:
@@ -36,13 +38,13 @@ def contact_sheet(pictures: Sequence[NDArray[np.uint8]], columns: int, gap: int 
 
 
 def read_image(data: bytes) -> Image.Image:
-    """Reads an image file of any format that Pillow knows; its alpha channel is kept, its EXIF rotation applied.
+    """Reads an image file of one of FORMATS; its alpha channel is kept, its EXIF rotation applied.
 
     Raises:
         ValueError: it is no image, too large or too narrow; completes the sentence "image is ...".
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception:
         raise ValueError(UNREADABLE) from None
     short, long = sorted(image.size)

@@ -173,6 +173,8 @@ class Pipeline:
 
     @contextmanager
     def _admitted(self, pictures: int) -> Iterator[None]:
+        if pictures > self.max_in_flight:
+            raise InvalidRequestError(f"n is {pictures}, this server takes {self.max_in_flight} at a time", "n")
         if self.in_flight + pictures > self.max_in_flight:
             raise OverloadedError(f"{self.in_flight} pictures are in flight, at most {self.max_in_flight} are allowed")
         self._count(pictures)
@@ -213,14 +215,14 @@ class Pipeline:
         if known == num_tokens:
             return image
         parts = draw.partial_images + 1
-        steps = [known + (num_tokens - known) * part // parts for part in range(1, parts)]
+        steps = sorted({known + (num_tokens - known) * part // parts for part in range(1, parts)} - {0})
         request = EngineRequest(
             f"{draw.request_id}-{j}",
             draw.condition,
             replace(draw.sampling, seed=seed),
             known_codes=image.codes,
             forced_codes=canvas.forced() if draw.canvas else (),
-            update_every=max(1, (num_tokens - known) // parts) if steps else None,
+            update_every=max(1, (num_tokens - known) // (4 * parts)) if steps else None,
             logprobs=draw.logprobs,
         )
         sent = 0

@@ -10,8 +10,8 @@ import logging
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from llamagen_server.api.disconnect import ClientGoneError
 from llamagen_server.errors import EngineError, InvalidRequestError, OverloadedError, describe
@@ -55,7 +55,7 @@ def error_reply(error: Exception) -> JSONResponse:
             return _reply(error.status, error.message, error.param, error.code, error.headers)
         case InvalidRequestError():
             return _reply(400, str(error), error.param)
-        case RequestValidationError() | ValidationError():
+        case RequestValidationError():
             return _reply(400, *describe(error.errors()[0]))
         case HTTPException():
             return _reply(error.status_code, str(error.detail), headers=dict(error.headers or {}))
@@ -94,11 +94,11 @@ def install(app: FastAPI) -> None:
         ApiError,
         InvalidRequestError,
         RequestValidationError,
-        ValidationError,
         HTTPException,
         OverloadedError,
         EngineError,
     )
     for kind in expected:
         app.add_exception_handler(kind, handle)
-    app.add_exception_handler(ClientGoneError, client_gone)
+    for gone in (ClientGoneError, ClientDisconnect):
+        app.add_exception_handler(gone, client_gone)

@@ -52,7 +52,7 @@ class BodyLimit:
             return
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > self.limit:
-            raise ApiError(413, self._message(length))
+            raise ApiError(413, self._message())
         received = 0
 
         async def limited() -> Message:
@@ -60,10 +60,10 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.limit:
-                raise HTTPException(413, self._message("more"))  # passes through whatever reads the body
+                raise HTTPException(413, self._message())  # passes through whatever reads the body
             return message
 
         await self.app(scope, limited, send)
 
-    def _message(self, length: str) -> str:
-        return f"the body has {length} bytes, at most {self.limit} are allowed"
+    def _message(self) -> str:
+        return f"the body has more than {self.limit} bytes"

@@ -19,7 +19,7 @@ MAX_AGE = 3600.0
 
 
 class ImageStore:
-    """Image files by unguessable names. The oldest make room for new ones."""
+    """Image files by unguessable names. Those not asked for longest make room for new ones."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, max_age: float = MAX_AGE) -> None:
         self._files: TTLCache[str, bytes] = TTLCache(max_bytes, max_age, getsizeof=len)
@@ -47,4 +47,6 @@ async def image(name: str, request: Request) -> Response:
     if file is None:
         raise ApiError(404, f"image {name!r} does not exist or has expired", "name")
     media_type = f"image/{name.rpartition('.')[2]}"
-    return Response(file, media_type=media_type, headers={"cache-control": "private, immutable"})
+    return Response(
+        file, media_type=media_type, headers={"cache-control": f"private, immutable, max-age={MAX_AGE:.0f}"}
+    )

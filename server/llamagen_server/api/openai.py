@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import UploadFile
 
 from llamagen_server.api.disconnect import unless_disconnected
@@ -236,7 +237,10 @@ async def edits(
     the original ones.
     """
     fields, files = await _read_form(request)
-    body = ImageEditRequest.model_validate_strings(fields, strict=False)
+    try:
+        body = ImageEditRequest.model_validate_strings(fields, strict=False)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
     size = _check(body, pipeline, model)
     tokenizer = pipeline.tokenizer
     image, mask = _one(files, "image"), _one(files, "mask")

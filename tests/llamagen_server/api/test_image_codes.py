@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llamagen_server.api.image_store import ImageStore
+from llamagen_server.images import UNREADABLE
 
 
 def b64(image: Image.Image, file_format: str = "png") -> str:
@@ -57,7 +58,7 @@ async def test_output_format(class_client: httpx.AsyncClient) -> None:
     [
         ("/tokenize", {"image": "!"}, "image is not valid base64"),
         ("/tokenize", {"image": "é"}, "image is not valid base64"),
-        ("/tokenize", {"image": "aGVsbG8="}, "image is not an image file that can be read"),
+        ("/tokenize", {"image": "aGVsbG8="}, f"image is {UNREADABLE}"),
         ("/tokenize", {}, "image is missing"),
         ("/detokenize", {"codes": [1] * 63}, "there are 63 codes, must be 64"),
         ("/detokenize", {"codes": [512] * 64}, "codes has 512, must be 0 to 511"),
