@@ -6,10 +6,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from demo.captions import sample_caption
 from demo.scenes import sample_scene
@@ -77,13 +76,6 @@ class TextEncoder(nn.Module):
     @classmethod
     def from_scratch(cls, dim: int, max_length: int, seed: int = 0) -> TextEncoder:
         return cls(train_tokenizer(max_length, seed), T5EncoderModel(t5_config(dim)), max_length)
-
-    @classmethod
-    def load(cls, directory: Path, max_length: int) -> TextEncoder:
-        """Reads what `save` wrote, without network access."""
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model = T5EncoderModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
-        return cls(tokenizer, model.eval(), max_length)
 
     def save(self, directory: Path) -> None:
         self.model.save_pretrained(directory)

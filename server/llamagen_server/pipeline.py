@@ -216,6 +216,7 @@ class Pipeline:
             return image
         parts = draw.partial_images + 1
         steps = sorted({known + (num_tokens - known) * part // parts for part in range(1, parts)} - {0})
+        # The engine's updates need not fall on the steps, so there are four for each preview.
         request = EngineRequest(
             f"{draw.request_id}-{j}",
             draw.condition,

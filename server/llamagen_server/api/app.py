@@ -34,5 +34,5 @@ def create_app(model_name: str, pipeline: Pipeline | None = None, api_keys: Sequ
         app.add_middleware(ApiKeys, keys=api_keys)
     app.add_middleware(AccessLog)  # the last one is the outermost
     errors.install(app)
-    openapi.install(app)
+    openapi.install(app, needs_key=bool(api_keys))
     return app

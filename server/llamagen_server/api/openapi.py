@@ -8,6 +8,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from llamagen_server.api.guards import OPEN_PATHS
+
 DESCRIPTIONS = {
     400: "The request is wrong; the message names the value and what is allowed.",
     401: "The server wants a key: Authorization: Bearer KEY.",
@@ -18,7 +20,7 @@ DESCRIPTIONS = {
     503: "The model is loading, the server is stopping, or the engine is gone.",
 }
 ALWAYS = (401, 500)
-"""On every route but the open ones."""
+"""Of every route; `install` takes 401 from those that need no key."""
 
 
 class ErrorDetail(BaseModel):
@@ -51,8 +53,8 @@ def events(*names: str) -> dict[str, Any]:
     return {"text/event-stream": {"schema": schema}}
 
 
-def install(app: FastAPI) -> None:
-    """Makes the app describe itself without FastAPI's own validation error."""
+def install(app: FastAPI, needs_key: bool) -> None:
+    """Makes the app describe itself with its keys and without FastAPI's own validation error."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -63,12 +65,17 @@ def install(app: FastAPI) -> None:
                 routes=app.routes,
                 tags=app.openapi_tags,
             )
-            for operations in schema["paths"].values():
+            for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     operation["responses"].pop("422", None)
+                    if needs_key and path not in OPEN_PATHS:
+                        operation["security"] = [{"key": []}]
+                    else:
+                        operation["responses"].pop("401", None)
             for name in ("HTTPValidationError", "ValidationError"):
                 schema["components"]["schemas"].pop(name, None)
-            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            if needs_key:
+                schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -14,18 +14,10 @@ from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
 from llamagen_server.api.state import LoadedPipeline, ModelName
 from llamagen_server.model_dir import ModelDir
+from llamagen_server.model_dir.sampling_defaults import SamplingDefaults
 
 router = APIRouter(tags=["system"])
 _started = int(time.time())
-
-
-class Defaults(BaseModel):
-    """Sampling of requests that do not say."""
-
-    cfg_scale: float
-    temperature: float
-    top_k: int
-    top_p: float
 
 
 class Model(BaseModel):
@@ -38,7 +30,7 @@ class Model(BaseModel):
     image_size: int = Field(description="Pixels per side.")
     grid_size: int = Field(description="Codes per side.")
     num_classes: int | None = None
-    defaults: Defaults
+    defaults: SamplingDefaults = Field(description="Sampling of requests that do not say.")
     labels: dict[int, list[str]] | None = Field(
         default=None, description="Names of the classes; not in the list of models."
     )
@@ -97,7 +89,7 @@ async def model(model_id: str, name: ModelName, pipeline: LoadedPipeline) -> Mod
 
 
 def _model(name: str, model: ModelDir) -> Model:
-    config, defaults = model.config, model.defaults
+    config = model.config
     return Model(
         id=name,
         created=_started,
@@ -106,10 +98,5 @@ def _model(name: str, model: ModelDir) -> Model:
         image_size=model.image_size,
         grid_size=config.grid_size,
         num_classes=config.num_classes if config.condition == "class" else None,
-        defaults=Defaults(
-            cfg_scale=defaults.cfg_scale,
-            temperature=defaults.temperature,
-            top_k=defaults.top_k,
-            top_p=defaults.top_p,
-        ),
+        defaults=model.defaults,
     )

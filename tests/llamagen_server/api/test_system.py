@@ -38,6 +38,16 @@ async def test_every_route_but_the_open_ones_wants_a_key(locked_app: FastAPI) ->
             assert reply.status_code == status, header
 
 
+def test_the_page_of_the_api_tells_where_a_key_is_needed(locked_app: FastAPI, class_app: FastAPI) -> None:
+    locked, open_ = locked_app.openapi(), class_app.openapi()
+    for path, operations in locked["paths"].items():
+        for method, operation in operations.items():
+            needs_key = path not in OPEN_PATHS
+            assert ("security" in operation) == needs_key == ("401" in operation["responses"]), path
+            assert "security" not in open_["paths"][path][method]
+    assert "securitySchemes" not in open_["components"]
+
+
 async def test_the_stock_client_with_and_without_its_key(locked_app: FastAPI) -> None:
     async with client_of(locked_app) as http_client:
         good = AsyncOpenAI(api_key="s3cret", base_url="http://test/v1", http_client=http_client, max_retries=0)
