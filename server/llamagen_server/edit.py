@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from llamagen_server.errors import InvalidRequestError
-from llamagen_server.images import center_crop, read_image
+from llamagen_server.images import center_crop, center_crop_any, read_image
 from llamagen_server.pipeline import Canvas
 
 
@@ -33,9 +33,9 @@ class Edit:
     def compose(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The drawn pixels where marked, exactly the original ones elsewhere."""
         share = self.marked.astype(np.float32)
-        if self.feather:
-            blurred = Image.fromarray(self.marked).convert("L").filter(ImageFilter.GaussianBlur(self.feather / 2))
-            share *= np.clip(np.asarray(blurred, dtype=np.float32) / 127.5 - 1.0, 0.0, 1.0)
+        if self.feather and not self.marked.all():
+            depth = _depth(self.marked)
+            share = np.minimum(depth / (min(self.feather, depth.max()) + 1), 1.0)
         mixed = self.pixels + share[:, :, None] * (drawn.astype(np.float32) - self.pixels)
         return np.rint(mixed).astype(np.uint8)
 
@@ -73,8 +73,18 @@ def _marked(original: Image.Image, mask: bytes | None, side: int) -> NDArray[np.
         either = "" if mask else "mask and keep_rows are missing, and "
         message = f"{either}the {name} has no alpha channel: its transparent pixels (alpha 0) would be redrawn"
         raise InvalidRequestError(message, "mask")
-    opaque = center_crop(source.convert("RGBA").getchannel("A").point(lambda alpha: 255 if alpha else 0), side)
-    return np.asarray(opaque) < 128
+    return center_crop_any(np.asarray(source.convert("RGBA").getchannel("A")) == 0, side)
+
+
+def _depth(marked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Steps from each pixel to the nearest unmarked one, up, down, left and right."""
+    steps = np.where(marked, np.float32(marked.size), np.float32(0))
+    for axis in (0, 1):
+        place = np.arange(marked.shape[axis], dtype=np.float32).reshape((-1, 1) if axis == 0 else (1, -1))
+        before = np.minimum.accumulate(steps - place, axis) + place
+        after = np.flip(np.minimum.accumulate(np.flip(steps + place, axis), axis), axis) - place
+        steps = np.minimum(before, after)
+    return steps
 
 
 def _read(data: bytes, param: str) -> Image.Image:

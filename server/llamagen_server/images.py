@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 OutputFormat = Literal["png", "webp", "jpeg"]
 MAX_PIXELS = 64 * 2**20
@@ -35,6 +40,14 @@ def contact_sheet(pictures: Sequence[NDArray[np.uint8]], columns: int, gap: int 
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = picture
     return sheet
+
+
+_reader = ThreadPoolExecutor(2, thread_name_prefix="read-image")
+
+
+async def in_reader(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs what reads large images off the event loop, two at a time: they take memory, and seconds."""
+    return await asyncio.get_running_loop().run_in_executor(_reader, lambda: work(*args, **kwargs))
 
 
 def read_image(data: bytes) -> Image.Image:
@@ -67,8 +80,21 @@ def center_crop(image: Image.Image, side: int) -> Image.Image:
     """
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = side / min(image.size)
-    width, height = (max(side, round(length * scale)) for length in image.size)
+    width, height, left, top = _fit(image.size, side)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - side) // 2, (height - side) // 2
     return image.crop((left, top, left + side, top + side))
+
+
+def center_crop_any(marked: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """A mask [height, width] cropped as `center_crop` crops its image; True where any pixel under it is."""
+    width, height, left, top = _fit(marked.shape[::-1], side)
+    columns, rows = marked.shape[1] / width, marked.shape[0] / height
+    box = (left * columns, top * rows, (left + side) * columns, (top + side) * rows)
+    share = Image.fromarray(marked.astype(np.float32)).resize((side, side), Image.Resampling.BOX, box)
+    return np.asarray(share) > 1e-6
+
+
+def _fit(size: tuple[int, ...], side: int) -> tuple[int, int, int, int]:
+    """Width and height with a shorter side of ``side``; left and top of the square in their middle."""
+    width, height = (max(side, round(length * side / min(size))) for length in size)
+    return width, height, (width - side) // 2, (height - side) // 2

@@ -194,7 +194,7 @@ class Pipeline:
             image = await self._codes(draw, j, seed)
         engine_ms = _since(start)
         start = time.perf_counter()
-        pixels = await self.decode(image.codes) if draw.pixels else np.zeros((0, 0, 3), np.uint8)
+        pixels = await self._decode(image.codes) if draw.pixels else np.zeros((0, 0, 3), np.uint8)
         decode_ms = _since(start)
         picture = Picture(j, image.codes, pixels, seed, image.logprobs)
         metrics.IMAGES.inc()
@@ -202,8 +202,7 @@ class Pipeline:
             draw.on_event(picture)
         return _Drawn(picture, engine_ms, decode_ms)
 
-    async def decode(self, codes: Sequence[int]) -> NDArray[np.uint8]:
-        """Codes of one image in raster order -> its pixels [side, side, 3]."""
+    async def _decode(self, codes: Sequence[int]) -> NDArray[np.uint8]:
         with metrics.STAGE.labels("decode").time():
             return await self.tokenizer.decode(codes)
 
@@ -239,16 +238,29 @@ class Pipeline:
             raise EngineError(f"the engine returned {len(image.codes)} codes, expected {num_tokens}")
         return image
 
+    async def decode(self, codes: Sequence[int]) -> NDArray[np.uint8]:
+        """Codes of one image in raster order -> its pixels [side, side, 3].
+
+        Raises:
+            OverloadedError: too many pictures are in flight.
+        """
+        with self._admitted(1):
+            return await self._decode(codes)
+
     async def encode(self, pixels: NDArray[np.uint8]) -> list[int]:
-        """Pixels of one image [side, side, 3] -> its codes in raster order."""
-        with metrics.STAGE.labels("encode").time():
+        """Pixels of one image [side, side, 3] -> its codes in raster order.
+
+        Raises:
+            OverloadedError: too many pictures are in flight.
+        """
+        with self._admitted(1), metrics.STAGE.labels("encode").time():
             return await self.tokenizer.encode(pixels)
 
     async def preview(self, codes: list[int], canvas: Canvas | None = None) -> NDArray[np.uint8]:
         """The picture so far. Codes that are not known yet are those of the canvas, else the last row's again."""
         num_tokens, side = self.model.config.num_image_tokens, self.model.config.grid_size
         rest = canvas.codes if canvas else (codes[-side:] * side)[:side] * side
-        return await self.decode(codes + rest[len(codes) : num_tokens])
+        return await self._decode(codes + rest[len(codes) : num_tokens])
 
     def _sampling(self, request: ImageRequest) -> Sampling:
         defaults = self.model.defaults

@@ -64,6 +64,17 @@ def test_a_feathered_seam_fades_inwards() -> None:
     assert (row[36:60] == 200).all()
 
 
+@pytest.mark.parametrize("feather", [1, 8, 256])
+def test_feathering_never_undoes_the_edit(feather: int) -> None:
+    marked = np.zeros((SIDE, SIDE), bool)
+    marked[10:21, 30:41] = True
+    edit = Edit(np.zeros((SIDE, SIDE, 3), np.uint8), marked, feather)
+    composed = edit.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[:, :, 0]
+    assert composed[15, 35] >= 170
+    assert (composed[marked] > 0).all()
+    assert (Edit(edit.pixels, ~np.zeros_like(marked), feather).compose(np.full_like(edit.pixels, 9)) == 9).all()
+
+
 @pytest.mark.parametrize("keep_rows", [0, 3, 8])
 def test_keep_rows(keep_rows: int) -> None:
     edit = read_edit(png(noise()), None, keep_rows, 0, SIDE, GRID)
@@ -86,6 +97,14 @@ def test_image_and_mask_of_another_size_are_cropped_alike() -> None:
     assert edit.pixels.shape == (SIDE, SIDE, 3)
     assert edit.marked.mean() == pytest.approx(0.5, abs=0.02)
     assert edit.marked[40:].all()
+
+
+@given(st.integers(0, 639), st.integers(0, 639))
+def test_the_smallest_mark_in_a_large_image_counts(x: int, y: int) -> None:
+    marked = np.zeros((640, 640), bool)
+    marked[y, x] = True
+    edit = read_edit(png(noise(640, 640)), masked(marked), None, 0, SIDE, GRID)
+    assert np.argwhere(edit.marked).tolist() == [[y // 10, x // 10]]
 
 
 def test_bad_files() -> None:

@@ -78,11 +78,12 @@ async def generate(
     if body.stream:
         return await _stream(body, request, pipeline, request_id)
     accept = request.headers.get("accept", "")
-    binary = body.response_format == "binary" or accept.startswith("image/")
+    asked = "response_format" in body.model_fields_set  # the body is more explicit than a header
+    binary = body.response_format == "binary" or (accept.startswith("image/") and not asked)
     body.output_format = ACCEPTED.get(accept, body.output_format)
     if binary and body.n != 1:
         raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
-    pixels = binary or body.response_format != "codes"
+    pixels = body.response_format != "codes"
     result = await unless_disconnected(request, pipeline.generate(body, request_id, pixels=pixels))
     files: Sequence[Any] = await encode_files(result, body.output_format) if pixels else [None] * body.n
     if binary:

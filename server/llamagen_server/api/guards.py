@@ -15,8 +15,10 @@ OPEN_PATHS = ("/", "/health", "/ready", "/ping", "/version", "/metrics")
 OPEN_PREFIX = "/playground/"
 """Files of the playground page; it asks for the key itself."""
 
-MAX_BODY = 64 * 2**20
-"""Bytes of a request's body."""
+MAX_BODY = 2**20
+"""Bytes of a request's body. JSON is parsed on the event loop, so that a large one would hold up everybody."""
+MAX_IMAGE_BODY = {"/v1/images/edits": 64 * 2**20, "/tokenize": 16 * 2**20}
+"""By path, for bodies that hold images. A form is parsed in pieces, so that it may be larger than JSON."""
 
 
 class ApiKeys:
@@ -41,29 +43,28 @@ class ApiKeys:
 
 
 class BodyLimit:
-    """Answers 413 to a body of more than ``limit`` bytes, at once where its length is told."""
+    """Answers 413 to a body that is too large for its path, at once where its length is told."""
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY) -> None:
-        self.app, self.limit = app, limit
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = MAX_IMAGE_BODY.get(scope["path"], MAX_BODY)
+        message = f"the body has more than {limit} bytes"
         length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length) > self.limit:
-            raise ApiError(413, self._message())
+        if length.isdecimal() and int(length) > limit:
+            raise ApiError(413, message)
         received = 0
 
         async def limited() -> Message:
             nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.limit:
-                raise HTTPException(413, self._message())  # passes through whatever reads the body
-            return message
+            part = await receive()
+            received += len(part.get("body", b""))
+            if received > limit:
+                raise HTTPException(413, message)  # passes through whatever reads the body
+            return part
 
         await self.app(scope, limited, send)
-
-    def _message(self) -> str:
-        return f"the body has more than {self.limit} bytes"

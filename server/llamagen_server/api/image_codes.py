@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
+from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
 from llamagen_server.api.replies import Pixels, b64, encode_file
 from llamagen_server.api.state import LoadedPipeline
-from llamagen_server.images import OutputFormat, center_crop, read_image
+from llamagen_server.images import OutputFormat, center_crop, in_reader, read_image
 
 router = APIRouter(tags=["tokenizer"])
 
@@ -35,7 +35,7 @@ class DetokenizeRequest(BaseModel):
         extra="forbid", strict=True, json_schema_extra={"examples": [{"codes": [0] * 64, "output_format": "png"}]}
     )
 
-    codes: list[int] = Field(description="All codes of one image, in raster order.")
+    codes: Annotated[list[int], FailFast()] = Field(description="All codes of one image, in raster order.")
     output_format: OutputFormat = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] = Field(95, description="Quality of webp and jpeg files.")
 
@@ -45,23 +45,24 @@ class DetokenizeResponse(BaseModel):
     output_format: OutputFormat
 
 
-@router.post("/tokenize", responses=errors(400, 413, 503))
-async def tokenize(body: TokenizeRequest, pipeline: LoadedPipeline) -> TokenizeResponse:
+@router.post("/tokenize", responses=errors(400, 413, 429, 503))
+async def tokenize(body: TokenizeRequest, request: Request, pipeline: LoadedPipeline) -> TokenizeResponse:
     """The codes of an image."""
     side = pipeline.tokenizer.grid_size
-    pixels = await asyncio.to_thread(_read, body.image, pipeline.tokenizer.side)
-    return TokenizeResponse(codes=await pipeline.encode(pixels), grid=(side, side))
+    pixels = await in_reader(_read, body.image, pipeline.tokenizer.side)
+    codes = await unless_disconnected(request, pipeline.encode(pixels))
+    return TokenizeResponse(codes=codes, grid=(side, side))
 
 
-@router.post("/detokenize", responses=errors(400, 413, 503))
-async def detokenize(body: DetokenizeRequest, pipeline: LoadedPipeline) -> DetokenizeResponse:
+@router.post("/detokenize", responses=errors(400, 413, 429, 503))
+async def detokenize(body: DetokenizeRequest, request: Request, pipeline: LoadedPipeline) -> DetokenizeResponse:
     """The image of codes."""
     expected, last = pipeline.model.config.num_image_tokens, pipeline.model.config.codebook_size - 1
     if len(body.codes) != expected:
         raise ApiError(400, f"there are {len(body.codes)} codes, must be {expected}", "codes")
     if bad := [code for code in body.codes if not 0 <= code <= last]:
         raise ApiError(400, f"codes has {bad[0]}, must be 0 to {last}", "codes")
-    pixels = await pipeline.decode(body.codes)
+    pixels = await unless_disconnected(request, pipeline.decode(body.codes))
     file = await encode_file(pixels, body.output_format, body.output_compression)
     return DetokenizeResponse(b64_json=b64(file), output_format=body.output_format)
 

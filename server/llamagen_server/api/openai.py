@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -18,9 +17,9 @@ from llamagen_server.api.events import Event, stream_events
 from llamagen_server.api.openapi import PICTURES, events
 from llamagen_server.api.replies import Compose, Usage, b64, encode_file, encode_files
 from llamagen_server.api.state import LoadedPipeline, ModelName, RequestId
-from llamagen_server.edit import read_edit
-from llamagen_server.images import OutputFormat
-from llamagen_server.pipeline import Canvas, Picture, Pipeline, Preview, Result
+from llamagen_server.edit import Edit, read_edit
+from llamagen_server.images import OutputFormat, in_reader
+from llamagen_server.pipeline import OnEvent, Picture, Pipeline, Preview, Result
 from llamagen_server.request import ImageRequest
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
@@ -77,6 +76,7 @@ class ImageEditRequest(ImageGenerationRequest):
 class OpenAIImage(BaseModel):
     b64_json: str | None = None
     url: str | None = None
+    logprobs: list[float] | None = Field(None, description="Of each sampled code, with logprobs.")
     seed: int = Field(description="Makes this picture again.")
 
 
@@ -118,16 +118,18 @@ class _Job:
     pipeline: Pipeline
     request_id: str
     size: str
-    canvas: Canvas | None = None
-    compose: Compose | None = None
+    edit: Edit | None = None
+
+    @property
+    def _compose(self) -> Compose | None:
+        return self.edit.compose if self.edit else None
 
     async def reply(self) -> ImagesResponse | Response:
         body = self.body
         if body.stream:
             return await self._stream()
-        work = self.pipeline.generate(body, self.request_id, canvas=self.canvas)
-        result = await unless_disconnected(self.request, work)
-        files = await encode_files(result, body.output_format, body.output_compression, self.compose)
+        result = await unless_disconnected(self.request, self._generate())
+        files = await encode_files(result, body.output_format, body.output_compression, self._compose)
         return ImagesResponse(
             created=int(time.time()),
             data=[self._image(file, picture) for file, picture in zip(files, result.pictures, strict=True)],
@@ -136,14 +138,28 @@ class _Job:
             usage=self._usage(result),
         )
 
+    async def _generate(self, on_event: OnEvent | None = None) -> Result:
+        canvas = None
+        if self.edit:
+            codes = await self.pipeline.encode(self.edit.pixels)
+            canvas = self.edit.canvas(codes, self.pipeline.model.config.grid_size)
+        previews = self.body.partial_images if on_event else 0
+        return await self.pipeline.generate(
+            self.body, self.request_id, canvas=canvas, partial_images=previews, on_event=on_event
+        )
+
     def _image(self, file: bytes, picture: Picture) -> OpenAIImage:
         if self.body.response_format == "b64_json":
-            return OpenAIImage(b64_json=b64(file), seed=picture.seed)
+            return OpenAIImage(b64_json=b64(file), **self._told(picture))
         name = self.request.app.state.images.put(file, self.body.output_format)
-        return OpenAIImage(url=str(self.request.url_for("image", name=name)), seed=picture.seed)
+        return OpenAIImage(url=str(self.request.url_for("image", name=name)), **self._told(picture))
+
+    def _told(self, picture: Picture) -> dict[str, Any]:
+        """What we tell of a picture beside OpenAI's fields."""
+        return {"seed": picture.seed} | ({"logprobs": picture.logprobs} if self.body.logprobs else {})
 
     def _usage(self, result: Result) -> OpenAIUsage:
-        return OpenAIUsage.of(result, len(self.canvas.codes) if self.canvas else 0)
+        return OpenAIUsage.of(result, self.pipeline.model.config.num_image_tokens if self.edit else 0)
 
     async def _stream(self) -> Response:
         """Events ``KIND.partial_image``, then ``KIND.completed``."""
@@ -155,24 +171,14 @@ class _Job:
 
         async def finish(result: Result) -> Event:
             [picture] = result.pictures
-            return await self._event("completed", picture, seed=picture.seed, usage=self._usage(result).model_dump())
+            usage = self._usage(result).model_dump()
+            return await self._event("completed", picture, **self._told(picture), usage=usage)
 
-        return await stream_events(
-            self.request,
-            lambda on_event: self.pipeline.generate(
-                self.body,
-                self.request_id,
-                canvas=self.canvas,
-                partial_images=self.body.partial_images,
-                on_event=on_event,
-            ),
-            render,
-            finish,
-        )
+        return await stream_events(self.request, self._generate, render, finish)
 
     async def _event(self, name: str, item: Preview | Picture, **fields: Any) -> Event:
         body = self.body
-        file = await encode_file(item.pixels, body.output_format, body.output_compression, self.compose)
+        file = await encode_file(item.pixels, body.output_format, body.output_compression, self._compose)
         return {
             "type": f"{self.kind}.{name}",
             "b64_json": b64(file),
@@ -246,17 +252,8 @@ async def edits(
     image, mask = _one(files, "image"), _one(files, "mask")
     if image is None:
         raise ApiError(400, "image is missing", "image")
-    edit = await asyncio.to_thread(
-        read_edit,
-        image,
-        mask,
-        body.keep_rows,
-        body.feather,
-        tokenizer.side,
-        tokenizer.grid_size,
-    )
-    canvas = edit.canvas(await pipeline.encode(edit.pixels), tokenizer.grid_size)
-    job = _Job("image_edit", body, request, pipeline, request_id, size, canvas, edit.compose)
+    edit = await in_reader(read_edit, image, mask, body.keep_rows, body.feather, tokenizer.side, tokenizer.grid_size)
+    job = _Job("image_edit", body, request, pipeline, request_id, size, edit)
     return await job.reply()
 
 

@@ -77,6 +77,9 @@ async def test_the_accept_header_names_the_format(class_client: httpx.AsyncClien
     reply = await class_client.post("/generate", json={"class_id": 0}, headers={"accept": "image/webp"})
     assert reply.headers["content-type"] == "image/webp"
     assert Image.open(io.BytesIO(reply.content)).format == "WEBP"
+    body = {"class_id": 0, "response_format": "codes"}
+    codes = await class_client.post("/generate", json=body, headers={"accept": "image/webp"})
+    assert len(codes.json()["images"][0]["codes"]) == 64  # what the body asks for comes first
 
 
 @pytest.mark.parametrize("ask", [{"headers": {"accept": "image/*"}}, {"json": {"response_format": "binary"}}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from typing import Any
@@ -51,6 +52,14 @@ async def test_output_format(class_client: httpx.AsyncClient) -> None:
     reply = (await class_client.post("/detokenize", json=body)).json()
     assert reply["output_format"] == "jpeg"
     assert Image.open(io.BytesIO(base64.b64decode(reply["b64_json"]))).format == "JPEG"
+
+
+async def test_a_busy_server_refuses(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+    pipeline = class_app.state.pipeline
+    pipeline.max_in_flight = 2
+    replies = await asyncio.gather(*(class_client.post("/detokenize", json={"codes": [1] * 64}) for _ in range(3)))
+    assert sorted(reply.status_code for reply in replies) == [200, 200, 429]
+    assert pipeline.in_flight == 0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 
 import httpx
 import openai
@@ -34,6 +35,30 @@ async def test_generate(client: AsyncOpenAI, text_app: FastAPI) -> None:
         (3, 4),
         (3, 5),
     }
+
+
+async def test_logprobs(client: AsyncOpenAI) -> None:
+    reply = await client.images.generate(prompt="x", extra_body={"logprobs": True})
+    assert reply.data is not None
+    assert reply.data[0].model_dump()["logprobs"] == [-1.0] * 64
+    stream = await client.images.generate(prompt="x", stream=True, extra_body={"logprobs": True})
+    [completed] = [event async for event in stream]
+    assert completed.model_dump()["logprobs"] == [-1.0] * 64
+
+
+async def test_requests_of_aiperf(text_client: httpx.AsyncClient) -> None:
+    """What NVIDIA AIPerf 0.13 sends with ``--endpoint-type image_generation`` and reads of the reply."""
+    body = {"prompt": " unto their hus", "model": "tiny", "response_format": "b64_json", "n": 1}
+    reply = (await text_client.post("/v1/images/generations", json=body | {"stream": False})).json()
+    assert reply["data"][0]["b64_json"]
+    assert reply["usage"]["input_tokens"] + reply["usage"]["output_tokens"] == reply["usage"]["total_tokens"]
+    stream = await text_client.post("/v1/images/generations", json=body | {"stream": True, "partial_images": 2})
+    events = [json.loads(line[6:]) for line in stream.text.splitlines() if line.startswith("data: ")]
+    assert [event.get("partial_image_index") for event in events] == [0, 1, None]
+    for event in events:
+        assert event["b64_json"]
+        assert {"size", "quality", "output_format", "background"} < event.keys()
+    assert events[-1]["usage"] == reply["usage"]
 
 
 async def test_models(client: AsyncOpenAI) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import httpx
 import openai
 import pytest
@@ -11,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.llamagen_server.api.conftest import client_of
 
 from llamagen_server.api.app import create_app
-from llamagen_server.api.guards import MAX_BODY, OPEN_PATHS
+from llamagen_server.api.guards import MAX_BODY, MAX_IMAGE_BODY, OPEN_PATHS
 from llamagen_server.errors import EngineError
 
 
@@ -61,17 +63,17 @@ async def test_the_stock_client_with_and_without_its_key(locked_app: FastAPI) ->
 async def test_large_bodies_are_413(class_client: httpx.AsyncClient) -> None:
     start = b'--x\r\ncontent-disposition: form-data; name="image"; filename="a"\r\n\r\n'
 
-    async def chunks() -> object:
+    async def chunks(limit: int) -> AsyncIterator[bytes]:
         yield start
-        for _ in range(MAX_BODY // 2**20):
+        for _ in range(limit // 2**20):
             yield bytes(2**20)
 
-    for path in ("/generate", "/v1/images/edits"):
+    for path, limit in {"/generate": MAX_BODY, "/v1/images/generations": MAX_BODY, **MAX_IMAGE_BODY}.items():
         headers = {"content-type": "multipart/form-data; boundary=x"}
-        for content in (start + bytes(MAX_BODY), chunks()):
-            reply = await class_client.post(path, content=content, headers=headers)  # type: ignore[arg-type]
+        for content in (start + bytes(limit), chunks(limit)):
+            reply = await class_client.post(path, content=content, headers=headers)
             assert reply.status_code == 413, reply.text
-            assert f"the body has more than {MAX_BODY} bytes" in reply.json()["error"]["message"]
+            assert f"the body has more than {limit} bytes" in reply.json()["error"]["message"]
 
 
 async def test_health_follows_the_engine(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
