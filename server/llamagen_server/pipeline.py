@@ -213,16 +213,18 @@ class Pipeline:
         image = EngineOutput(canvas.codes[:known], [])
         if known == num_tokens:
             return image
-        parts = draw.partial_images + 1
-        steps = sorted({known + (num_tokens - known) * part // parts for part in range(1, parts)} - {0})
-        # The engine's updates need not fall on the steps, so there are four for each preview.
+        # Of 2N even parts a preview comes after the 1st, the 3rd and so on: early, and evenly spaced.
+        # The engine tells of a request's first code and then of as many as a part has.
+        part = max(1, (num_tokens - known) // (2 * draw.partial_images or 1))
+        steps = [known + 1 + (2 * i + 1) * part for i in range(draw.partial_images)]
+        steps = [step for step in steps if step < num_tokens]
         request = EngineRequest(
             f"{draw.request_id}-{j}",
             draw.condition,
             replace(draw.sampling, seed=seed),
             known_codes=image.codes,
             forced_codes=canvas.forced() if draw.canvas else (),
-            update_every=max(1, (num_tokens - known) // (4 * parts)) if steps else None,
+            update_every=part if steps else None,
             logprobs=draw.logprobs,
         )
         sent = 0
@@ -257,10 +259,13 @@ class Pipeline:
             return await self.tokenizer.encode(pixels)
 
     async def preview(self, codes: list[int], canvas: Canvas | None = None) -> NDArray[np.uint8]:
-        """The picture so far. Codes that are not known yet are those of the canvas, else the last row's again."""
-        num_tokens, side = self.model.config.num_image_tokens, self.model.config.grid_size
-        rest = canvas.codes if canvas else (codes[-side:] * side)[:side] * side
-        return await self._decode(codes + rest[len(codes) : num_tokens])
+        """The picture so far. A code that is not known yet is that of the canvas, else the one above it again."""
+        if canvas:
+            return await self._decode(codes + canvas.codes[len(codes) :])
+        filled, side = list(codes), self.model.config.grid_size
+        while len(filled) < self.model.config.num_image_tokens:
+            filled.append(filled[-side] if len(filled) >= side else filled[-1])
+        return await self._decode(filled)
 
     def _sampling(self, request: ImageRequest) -> Sampling:
         defaults = self.model.defaults

@@ -148,13 +148,13 @@ async def _watched(stage: Stage, events: AsyncIterator[dict[str, Any]]) -> Async
 
 
 async def _pictures(stage: Stage, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    seed, parts = body.get("seed", random.randrange(2**32)), body["partial_images"] + 1
+    seed, previews = body.get("seed", random.randrange(2**32)), body["partial_images"]
     images = [draw(body, seed + index) for index in range(body["n"])]
-    for part in range(1, parts):
+    for i in range(previews):
         await asyncio.sleep(stage.step)
         for index, image in enumerate(images):
-            partial = b64(unfinished(image, GRID * part // parts))
-            yield {"type": "partial_image", "index": index, "partial_image_index": part - 1, "b64_json": partial}
+            partial = b64(unfinished(image, GRID * (2 * i + 1) // (2 * previews)))
+            yield {"type": "partial_image", "index": index, "partial_image_index": i, "b64_json": partial}
         if stage.error:
             yield {"type": "error", "error": {"message": stage.error}}
             return
@@ -167,13 +167,13 @@ async def _pictures(stage: Stage, body: dict[str, Any]) -> AsyncIterator[dict[st
 async def _edit(
     stage: Stage, body: dict[str, Any], old: Image.Image, keep: Image.Image
 ) -> AsyncIterator[dict[str, Any]]:
-    seed, parts = int(body.get("seed", random.randrange(2**32))), int(body["partial_images"]) + 1
+    seed, previews = int(body.get("seed", random.randrange(2**32))), int(body["partial_images"])
     new = redrawn(body, old, keep, seed)
-    for part in range(1, parts):
+    for i in range(previews):
         await asyncio.sleep(stage.step)
-        partial, rows = old.copy(), SIZE * part // parts
+        partial, rows = old.copy(), SIZE * (2 * i + 1) // (2 * previews)
         partial.paste(new.crop((0, 0, SIZE, rows)))
-        yield {"type": "image_edit.partial_image", "partial_image_index": part - 1, "b64_json": b64(partial)}
+        yield {"type": "image_edit.partial_image", "partial_image_index": i, "b64_json": b64(partial)}
     yield {"type": "image_edit.completed", "b64_json": b64(new), "seed": seed}
 
 

@@ -76,11 +76,11 @@ function listen() {
 // Drawing
 
 function generate(recipe, n) {
-  // Previews at whole rows, and fewer of them when many pictures are drawn at once.
-  const most = Math.max(4, Math.floor(32 / n));
-  const parts = Math.max(...divisors(model.grid_size).filter((part) => part <= Math.min(most, 17)));
+  // Fewer previews when many pictures are drawn at once, and at whole rows: after 1, 3, 5 … of `parts` parts.
+  const most = Math.min(Math.max(4, Math.floor(32 / n)), 16);
+  const parts = divisors(model.grid_size).filter((part) => part % 2 === 0 && part / 2 <= most).at(-1) ?? 2;
   const tiles = Array.from({ length: n }, (_, i) => new Tile(`Picture ${i + 1}`));
-  return draw(recipe, tiles, parts, (signal) => api.generate(recipe, n, parts - 1, signal));
+  return draw(recipe, tiles, parts, (signal) => api.generate(recipe, n, parts / 2, signal));
 }
 
 /** Draws the marked cells of a picture anew. `change` is {source: recipe, marked}, `image` the picture's file. */
@@ -88,7 +88,7 @@ function redraw(recipe, change, image) {
   const { grid_size: grid, image_size: size } = model;
   const region = { keepRows: keptRows(change.marked, grid), mask: pngBlob(maskPng(change.marked, grid, size)) };
   const tile = new Tile("Picture", URL.createObjectURL(image));
-  return draw({ ...recipe, edit: change }, [tile], EDIT_PREVIEWS + 1, (signal) =>
+  return draw({ ...recipe, edit: change }, [tile], 2 * EDIT_PREVIEWS, (signal) =>
     api.edit(recipe, image, region, EDIT_PREVIEWS, signal), image);
 }
 
@@ -109,7 +109,7 @@ async function draw(recipe, tiles, parts, stream, source) {
     for await (const { type, index = 0, ...event } of stream(controller.signal)) {
       isEmpty = false;
       if (type.endsWith("partial_image")) {
-        tiles[index].preview(event.b64_json, (event.partial_image_index + 1) / parts);
+        tiles[index].preview(event.b64_json, (2 * event.partial_image_index + 1) / parts);
       } else if (type.endsWith("completed")) {
         const picture = keep({ ...recipe, seed: event.seed }, pngBlob(event.b64_json), source);
         made.push(picture);

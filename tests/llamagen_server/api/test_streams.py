@@ -73,8 +73,18 @@ async def test_previews_of_the_pipeline(class_app: FastAPI) -> None:
     result = await pipeline.generate(request, "r", partial_images=3, on_event=seen.append)
     codes = result.pictures[0].codes
     assert [type(event) for event in seen] == [Preview] * 3 + [type(result.pictures[0])]
-    for i, event in enumerate(seen[:3]):
-        assert np.array_equal(event.pixels, await pipeline.preview(codes[: 16 * (i + 1)]))
+    for known, event in zip((11, 31, 51), seen, strict=False):  # a sixth of 64 codes, three, five, and the first one
+        assert np.array_equal(event.pixels, await pipeline.preview(codes[:known]))
+
+
+async def test_what_is_not_known_repeats_what_is_above(class_app: FastAPI) -> None:
+    pipeline = class_app.state.pipeline
+    for codes in ([7], list(range(5)), list(range(8)), list(range(19))):
+        grid = np.empty(64, int)
+        grid[: len(codes)] = codes
+        for i in range(len(codes), 64):
+            grid[i] = grid[i - 8] if i >= 8 else codes[-1]
+        assert np.array_equal(await pipeline.preview(codes), await pipeline.decode(grid.tolist()))
 
 
 async def test_a_canvas_keeps_its_codes(class_app: FastAPI) -> None:
