@@ -76,6 +76,11 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
     if not args.enforce_eager and (missing := missing_for_compilation()):
         logger.warning("%s not found: running eager, which is slower than compiled", missing)
         args.enforce_eager = True
+    if args.enable_chunked_prefill:
+        raise ValueError("--enable-chunked-prefill does not work on a CPU: vLLM cannot take back a seeded draw there")
+    args.enable_chunked_prefill = False
+    if args.tensor_parallel_size == args.pipeline_parallel_size == args.data_parallel_size == 1:
+        _bind_threads()
     bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size or 128)
     if args.max_num_seqs is None:
         fits = psutil.virtual_memory().available // 2 // bytes_per_image
@@ -86,6 +91,16 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
         )
     if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         args.kv_cache_memory_bytes = (args.max_num_seqs + 1) * bytes_per_image
+
+
+FEW_CORES = 4
+
+
+def _bind_threads() -> None:
+    """Gives the engine all cores of a small machine: vLLM would keep one for the scheduler, which hardly needs it."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) <= FEW_CORES and cores:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
 
 
 def missing_for_compilation() -> str | None:

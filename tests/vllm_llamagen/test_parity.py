@@ -238,10 +238,17 @@ def test_compiled_text_model_tokens(start_engine: StartEngine, text_model_dir: P
 
 
 def test_preempted_images_are_the_same(start_engine: StartEngine, text_model_dir: Path, text_model: Golden) -> None:
-    """Too few KV blocks for all, and prompts that are prefilled in chunks."""
-    flags = {"num_gpu_blocks_override": 5, "max_num_batched_tokens": 40, "disable_log_stats": False}
+    """Too few KV blocks for all, and a step that has not room for all prompts: greedy and seeded."""
+    flags = {"num_gpu_blocks_override": 5, "max_num_batched_tokens": 190, "disable_log_stats": False}
     crowded = replace(text_model, llm=start_engine(text_model_dir, **flags))
     assert crowded.wrong_tokens() == 0
+    prompts = [text_model.prompt(i % 3) for i in range(12)]
+    params = [
+        SamplingParams(seed=i, max_tokens=64, detokenize=False, extra_args={"cfg_scale": float(i)}) for i in range(12)
+    ]
+    apart = [text_model.llm.generate([p], [q], use_tqdm=False)[0] for p, q in zip(prompts, params, strict=True)]
+    together = crowded.llm.generate(prompts, params, use_tqdm=False)
+    assert [o.outputs[0].token_ids for o in together] == [o.outputs[0].token_ids for o in apart]
     [preemptions] = [m.value for m in crowded.llm.get_metrics() if m.name == "vllm:num_preemptions"]
     assert preemptions > 0
 
