@@ -79,8 +79,8 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
     if args.enable_chunked_prefill:
         raise ValueError("--enable-chunked-prefill does not work on a CPU: vLLM cannot take back a seeded draw there")
     args.enable_chunked_prefill = False
-    if args.tensor_parallel_size == args.pipeline_parallel_size == args.data_parallel_size == 1:
-        _bind_threads()
+    _small_machine(args)
+    os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")  # what vLLM saves of it on a CPU, it cannot load again
     bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size or 128)
     if args.max_num_seqs is None:
         fits = psutil.virtual_memory().available // 2 // bytes_per_image
@@ -96,11 +96,19 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
 FEW_CORES = 4
 
 
-def _bind_threads() -> None:
-    """Gives the engine all cores of a small machine: vLLM would keep one for the scheduler, which hardly needs it."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(cores) <= FEW_CORES and cores:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+def _small_machine(args: argparse.Namespace) -> None:
+    """On a few cores the engine is one process that has them all.
+
+    vLLM would start a second one for the model and keep a core back for the first, which hardly needs it.
+    """
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    is_placed = args.distributed_executor_backend or "VLLM_CPU_OMP_THREADS_BIND" in os.environ
+    is_parallel = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size > 1
+    if cores <= FEW_CORES and not is_placed and not is_parallel:
+        args.distributed_executor_backend = UniProcExecutor
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
 def missing_for_compilation() -> str | None:
