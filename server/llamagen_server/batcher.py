@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from llamagen_server import metrics
+
 Item = TypeVar("Item")
 Out = TypeVar("Out")
 
@@ -15,14 +17,16 @@ Out = TypeVar("Out")
 class Batcher(Generic[Item, Out]):
     """Calls ``work`` off the event loop with up to ``max_batch`` items, as they come.
 
-    Nothing waits for a batch to fill: while one call runs, the items for the next one gather.
+    Nothing waits for a batch to fill: while one call runs, the items for the next one gather. The queue is bounded by
+    the pipeline's admission: a picture has at most one item in it.
     """
 
     def __init__(
-        self, work: Callable[[list[Item]], Sequence[Out]], thread: ThreadPoolExecutor, max_batch: int = 1
+        self, stage: str, work: Callable[[list[Item]], Sequence[Out]], thread: ThreadPoolExecutor, max_batch: int = 1
     ) -> None:
-        """``thread`` has one worker; stages that share a device may share it."""
+        """``thread`` has one worker; stages that share a device may share it. ``stage`` names it in the metrics."""
         self._work, self._thread, self._max_batch = work, thread, max_batch
+        self._num_waiting = metrics.WAITING.labels(stage)
         self._waiting: deque[tuple[Item, asyncio.Future[Out]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -34,6 +38,7 @@ class Batcher(Generic[Item, Out]):
         """
         future: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        self._num_waiting.inc()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._run())
         return await future
@@ -42,6 +47,7 @@ class Batcher(Generic[Item, Out]):
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+            self._num_waiting.dec(len(batch))
             batch = [(item, future) for item, future in batch if not future.done()]  # cancelled ones
             if not batch:
                 continue

@@ -20,6 +20,9 @@ from vllm_llamagen.condition import TextCondition
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
+MAX_BATCH = {"cpu": 1, "cuda": 8}
+"""Items that a stage does in one call. A CPU is no faster at several, and the first would wait for the last."""
+
 
 def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
     """Checks a model directory, by default the demo's, without loading it.
@@ -36,21 +39,36 @@ def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
 
 def load_pipeline(model: ModelDir, flags: argparse.Namespace, max_in_flight: int = MAX_IN_FLIGHT) -> Pipeline:
     """Starts the engine with vLLM's ``flags`` and loads the stages around it. Blocks until all is ready."""
+    device = stage_device()
+    text = text_stage(model, device) if model.config.condition == "text" else None
+    tokenizer = ImageTokenizer(load_vq(model.vq_path).to(device), model.config.grid_size, MAX_BATCH[device.type])
+    if text:
+        text.warm_up()
+    tokenizer.warm_up()
+    # After the stages: on a GPU the engine takes the memory that they leave.
     arguments = vllm_args.engine_args(flags, str(model.path), model.config)
-    text = text_stage(model, torch.float32) if model.config.condition == "text" else None
-    tokenizer = ImageTokenizer(load_vq(model.vq_path), model.config.grid_size)
     return Pipeline(model, VLLMEngine(vllm_args.start_engine(arguments)), tokenizer, text, max_in_flight)
 
 
-def text_stage(model: ModelDir, dtype: torch.dtype) -> TextStage:
-    """The stage before the engine of a text model."""
+def stage_device() -> torch.device:
+    """Where the stages around the engine run: with it."""
+    from vllm.platforms import current_platform
+
+    return torch.device("cuda" if current_platform.is_cuda() else "cpu")
+
+
+def text_stage(model: ModelDir, device: torch.device) -> TextStage:
+    """The stage before the engine of a text model; on a GPU in bfloat16, as in the official sampler."""
     assert model.text_encoder is not None
     config = model.config
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     encoder = TextEncoder(
         model.text_encoder,
         max_tokens=config.cls_token_num,
         clean=config.clean_caption,
         width=config.caption_dim,
+        device=device,
         dtype=dtype,
     )
-    return TextStage(encoder, TextCondition(config, model.text_condition_weights()).to(dtype))
+    condition = TextCondition(config, model.text_condition_weights()).to(device, dtype)
+    return TextStage(encoder, condition, MAX_BATCH[device.type])

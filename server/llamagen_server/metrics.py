@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,15 +18,33 @@ REQUESTS = Counter("llamagen_requests", "Requests for pictures, by outcome.", ["
 IMAGES = Counter("llamagen_images", "Finished pictures.")
 IN_FLIGHT = Gauge("llamagen_images_in_flight", "Pictures that are accepted and not finished.")
 STAGE = Histogram("llamagen_stage_seconds", "Time of a stage, waiting included.", ["stage"], buckets=SECONDS)
+WAITING = Gauge("llamagen_stage_waiting", "Items that wait for a stage around the engine.", ["stage"])
+LAG = Histogram(
+    "llamagen_event_loop_lag_seconds",
+    "How late the event loop comes to what is due.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0),
+)
 FIRST_PREVIEW = Histogram("llamagen_first_preview_seconds", "From the request to its first preview.", buckets=SECONDS)
 REQUEST = Histogram("llamagen_request_seconds", "From a request for pictures to the last of them.", buckets=SECONDS)
 
 OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
 STAGES = ("text", "engine", "decode", "encode", "file")
+LAG_INTERVAL = 0.02
+
 for _outcome in OUTCOMES:
     REQUESTS.labels(_outcome)  # a metric that is not there yet cannot be told from one that is misspelt
 for _stage in STAGES:
     STAGE.labels(_stage)
+for _stage in ("text", "decode", "encode"):
+    WAITING.labels(_stage)
+
+
+async def watch_event_loop() -> None:
+    """Measures the event loop's lag until it is cancelled."""
+    while True:
+        due = time.perf_counter() + LAG_INTERVAL
+        await asyncio.sleep(LAG_INTERVAL)
+        LAG.observe(max(0.0, time.perf_counter() - due))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import uvicorn
 
-from llamagen_server import loading, vllm_args
+from llamagen_server import loading, metrics, vllm_args
 from llamagen_server.api.app import create_app
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline import MAX_IN_FLIGHT, Pipeline
@@ -107,6 +107,7 @@ class _Service:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
         serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        watching = asyncio.create_task(metrics.watch_event_loop())
         try:
             pipeline = await self._load(serving)
         except BaseException:
@@ -118,6 +119,7 @@ class _Service:
         finally:
             self.server.should_exit = True
             await asyncio.wait({serving})
+            watching.cancel()
             pipeline.shutdown()
             logger.info("stopped")
 

@@ -21,9 +21,11 @@ class TextStage:
     """The text encoder and the caption projection of a text model."""
 
     def __init__(self, encoder: TextEncoder, condition: TextCondition, max_batch: int = 1) -> None:
+        """Encoder and condition are on the same device. The cache is bounded in bytes."""
         self._encoder, self._condition = encoder, condition
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")
-        self._batcher = Batcher(self._encode, self._thread, max_batch)
+        self._max_batch = max_batch
+        self._batcher = Batcher("text", self._encode, self._thread, max_batch)
         self._recent: LRUCache[bytes, Tensor] = LRUCache(CACHE_BYTES, getsizeof=lambda rows: rows.nbytes)
 
     async def __call__(self, caption: str) -> Tensor:
@@ -39,6 +41,10 @@ class TextStage:
             if rows.nbytes <= CACHE_BYTES:
                 self._recent[key] = rows
         return rows
+
+    def warm_up(self) -> None:
+        """Encodes the largest batch once, so that its memory is taken and the first request is not slow."""
+        self._encode([torch.zeros(self._encoder.max_tokens, dtype=torch.int64)] * self._max_batch)
 
     @torch.inference_mode()
     def _encode(self, captions: Sequence[Tensor]) -> list[Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import torch
 from pydantic import ValidationError
 
 from llamagen_server.errors import EngineError
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     AsyncEngineArgs.add_cli_args(parser)
-    parser.set_defaults(model=None, max_num_seqs=None, kv_cache_memory_bytes=None)
+    parser.set_defaults(model=None, max_num_seqs=None, kv_cache_memory_bytes=None, gpu_memory_utilization=None)
 
 
 def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> AsyncEngineArgs:
@@ -56,9 +57,18 @@ def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> 
     args.logits_processors = [ours, *(p for p in args.logits_processors or [] if p != ours)]
     if args.logprobs_mode.startswith("raw"):
         args.logprobs_mode = "processed_logprobs"
+    if args.gpu_memory_utilization is None:
+        usual = AsyncEngineArgs.gpu_memory_utilization
+        args.gpu_memory_utilization = min(usual, _free_share()) if current_platform.is_cuda() else usual
     if current_platform.is_cpu():
         _cpu_defaults(args, config)
     return AsyncEngineArgs.from_cli_args(args)
+
+
+def _free_share() -> float:
+    """Share of the GPU's memory that the engine may have: what the text encoder and the image tokenizer left of it."""
+    free, total = torch.cuda.mem_get_info()
+    return round(0.95 * free / total, 3)
 
 
 def default_flags(**changes: Any) -> argparse.Namespace:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from llamagen_server import metrics
 from llamagen_server.batcher import Batcher
 
 
@@ -19,15 +20,17 @@ async def test_what_waits_is_done_together_and_the_loop_goes_on() -> None:
         return [item * item for item in items]
 
     with ThreadPoolExecutor(1) as thread:
-        batcher = Batcher(square, thread, max_batch=3)
+        batcher = Batcher("decode", square, thread, max_batch=3)
         tasks = [asyncio.create_task(batcher(item)) for item in range(6)]
         await asyncio.sleep(0.05)
+        assert metrics.WAITING.labels("decode")._value.get() == 3
         tasks[4].cancel()  # still waiting: it is taken back
         go.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
     assert results[:4] + results[5:] == [0, 1, 4, 9, 25]
     assert isinstance(results[4], asyncio.CancelledError)
     assert calls == [[0, 1, 2], [3, 5]]
+    assert metrics.WAITING.labels("decode")._value.get() == 0
 
 
 async def test_an_error_reaches_those_of_its_call_only() -> None:
@@ -35,7 +38,7 @@ async def test_an_error_reaches_those_of_its_call_only() -> None:
         return [1 / item for item in items]
 
     with ThreadPoolExecutor(1) as thread:
-        batcher = Batcher(invert, thread)
+        batcher = Batcher("decode", invert, thread)
         results = await asyncio.gather(batcher(0), batcher(2), return_exceptions=True)
         assert isinstance(results[0], ZeroDivisionError)
         assert results[1] == pytest.approx(0.5)

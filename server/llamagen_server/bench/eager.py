@@ -1,7 +1,8 @@
-"""The baseline: LlamaGen in plain eager PyTorch with a static KV cache, doing what the official ``generate`` does.
+"""The baseline: LlamaGen in plain eager PyTorch, doing what the official code does (``gpt.py``, ``generate.py``).
 
 Both guidance streams are rows of one batch, the class embedding is the prefix, each step runs the model, mixes the
-logits, keeps the top k and draws one code for each image.
+logits, keeps the top k and draws one code for each image. Attention sees the whole static KV cache behind a mask, its
+heads repeated for grouped queries even where there is nothing to repeat, as in the official code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vllm_llamagen.config import LlamaGenConfig
 
 
 class Attention(nn.Module):
-    def __init__(self, config: LlamaGenConfig, rows: int) -> None:
+    def __init__(self, config: LlamaGenConfig, rows: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads, self.kv_heads = config.n_head, config.n_kv_head
         self.head_dim = config.dim // config.n_head
@@ -23,8 +24,8 @@ class Attention(nn.Module):
         shape = (rows, self.kv_heads, config.num_image_tokens, self.head_dim)
         self.k_cache: Tensor
         self.v_cache: Tensor
-        self.register_buffer("k_cache", torch.zeros(shape), persistent=False)
-        self.register_buffer("v_cache", torch.zeros(shape), persistent=False)
+        self.register_buffer("k_cache", torch.zeros(shape, dtype=dtype), persistent=False)
+        self.register_buffer("v_cache", torch.zeros(shape, dtype=dtype), persistent=False)
 
     def forward(self, x: Tensor, rotation: Tensor, position: int) -> Tensor:
         """x [rows, dim], rotation complex [head_dim / 2] of this position -> [rows, dim]."""
@@ -32,16 +33,17 @@ class Attention(nn.Module):
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         self.k_cache[:, :, position] = rotate(k, rotation)
         self.v_cache[:, :, position] = v
-        keys, values = self.k_cache[:, :, : position + 1], self.v_cache[:, :, : position + 1]
-        grouped = self.heads != self.kv_heads
-        y = F.scaled_dot_product_attention(rotate(q, rotation)[:, :, None], keys, values, enable_gqa=grouped)
+        repeats = self.heads // self.kv_heads
+        keys, values = (cache.repeat_interleave(repeats, dim=1) for cache in (self.k_cache, self.v_cache))
+        mask = torch.arange(keys.shape[2], device=x.device) <= position
+        y = F.scaled_dot_product_attention(rotate(q, rotation)[:, :, None], keys, values, attn_mask=mask[None])
         return self.wo(y.flatten(1))
 
 
 class Block(nn.Module):
-    def __init__(self, config: LlamaGenConfig, rows: int) -> None:
+    def __init__(self, config: LlamaGenConfig, rows: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.attention = Attention(config, rows)
+        self.attention = Attention(config, rows, dtype)
         self.attention_norm = nn.RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.dim, config.norm_eps)
         self.w1 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
@@ -57,16 +59,17 @@ class Block(nn.Module):
 class EagerGPT(nn.Module):
     """A class-conditional LlamaGen for ``images`` images at a time, guided (two rows each) or not."""
 
-    def __init__(self, config: LlamaGenConfig, images: int) -> None:
+    def __init__(self, config: LlamaGenConfig, images: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config = config
         self.streams = config.guidance_streams
         self.cls_embedding = nn.Embedding(config.num_classes + 1, config.dim)
         self.tok_embeddings = nn.Embedding(config.codebook_size, config.dim)
-        self.layers = nn.ModuleList(Block(config, images * self.streams) for _ in range(config.n_layer))
+        self.layers = nn.ModuleList(Block(config, images * self.streams, dtype) for _ in range(config.n_layer))
         self.norm = nn.RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.codebook_size, bias=False)
         self.rotations = rotations(config)
+        self.to(dtype)
 
     @torch.inference_mode()
     def generate(self, classes: Tensor, cfg_scale: float, top_k: int, temperature: float = 1.0) -> Tensor:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import cProfile
 import json
 import logging
+import os
+import pstats
 import statistics
 import tempfile
 import time
@@ -14,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llamagen_server import loading
 from llamagen_server.bench import floor
 from llamagen_server.bench.eager import EagerGPT
+from llamagen_server.model_dir import ModelDir
 from vllm_llamagen.config import SIZES, LlamaGenConfig
 
 if TYPE_CHECKING:
@@ -39,6 +45,14 @@ _COLUMNS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=list(SIZES), default="B", help="network (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        nargs="?",
+        const=loading.DEMO_MODEL,
+        metavar="MODEL",
+        help="a model directory in place of a size with random weights; without a value the demo",
+    )
     parser.add_argument("--image-size", type=int, default=256, help="pixels, 16 per code (default: %(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="pictures at a time (default: 1 8)")
     parser.add_argument("--cfg-scale", type=float, default=4.0, help="1 runs a single stream (default: %(default)s)")
@@ -48,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=int, default=3, help="runs per batch size; the median counts (default: 3)")
     parser.add_argument(
         "--baseline", choices=["eager"], help="also run plain PyTorch as the official code does, by turns"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="also tell what a step of the largest batch spends its time on"
     )
     parser.add_argument("--save-result", type=Path, metavar="F.json", help="write the figures as JSON")
 
@@ -62,24 +79,22 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--batch {min(args.batch)} and --repeat {args.repeat} must be at least 1")
     if args.image_size < DOWNSAMPLE or args.image_size % DOWNSAMPLE:
         raise ValueError(f"--image-size is {args.image_size}, must be a multiple of {DOWNSAMPLE}")
-    size = SIZES[args.size]
-    config = LlamaGenConfig(
-        architectures=["LlamaGenForCausalLM"],
-        **size._asdict(),
-        n_kv_head=size.n_head,
-        ffn_hidden_dim=size.ffn_hidden_dim,
-        grid_size=args.image_size // DOWNSAMPLE,
-        guidance_streams=1 if args.cfg_scale == 1 else 2,
-        dtype="float32",
-    )
+    if args.model and args.baseline:
+        raise ValueError("--baseline runs the sizes by name, not --model")
+    if args.profile:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the profiler sees this process only
+    streams = 1 if args.cfg_scale == 1 else 2
+    model = loading.open_model(args.model, streams) if args.model else None
+    config = model.config if model else _config(args, streams)
     llm = _start(config, args)
+    prompts = _prompts(model, config, max(args.batch))
     dtype = llm.llm_engine.model_config.dtype
     machine = floor.measure(_device(), dtype)
-    rows = [_measure(llm, config, args, batch, machine) for batch in args.batch]
+    rows = [_measure(llm, config, args, prompts[:batch], machine) for batch in args.batch]
     logger.info(
-        "GPT-%s, %d px, cfg_scale %g, top_k %d, %s; copy %.1f GB/s, matmul %.0f GFLOP/s\n%s",
-        args.size,
-        args.image_size,
+        "%s, %d codes, cfg_scale %g, top_k %d, %s; copy %.1f GB/s, matmul %.0f GFLOP/s\n%s",
+        args.model.name if args.model else f"GPT-{args.size}",
+        config.num_image_tokens,
         args.cfg_scale,
         args.top_k,
         dtype,
@@ -87,9 +102,14 @@ def run(args: argparse.Namespace) -> None:
         machine.flops_per_s / 1e9,
         table(rows),
     )
+    result: dict[str, Any] = {"rows": rows}
+    if args.profile:
+        result["profile"] = profile = step_profile(_engine(llm, config, args, prompts), config.num_image_tokens)
+        logger.info("a step of batch %d, ms: %s", len(prompts), ", ".join(f"{k} {v:.2f}" for k, v in profile.items()))
     if args.save_result:
         settings = {k: v for k, v in vars(args).items() if k not in ("save_result", "command", "bench")}
-        args.save_result.write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+        settings["model"] = args.model and str(args.model)
+        args.save_result.write_text(json.dumps({"settings": settings, **result}, indent=2) + "\n")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -103,8 +123,55 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+_PARTS = {
+    "scheduling": (("sched/scheduler.py", "schedule"),),
+    "model": (("vllm_llamagen/model.py", "forward"),),
+    "logits": (("vllm_llamagen/model.py", "compute_logits"),),
+    "guidance": (("vllm_llamagen/logits_processors.py", "apply"),),
+    "sampling": (("sample/sampler.py", "sample"),),
+    "output": (("sched/scheduler.py", "update_from_output"), ("engine/output_processor.py", "process_outputs")),
+}
+"""Of a step: the functions, by file and name, whose time it is. Of several that match the outermost one counts."""
+
+
+def step_profile(once: Callable[[], object], steps: int) -> dict[str, float]:
+    """Milliseconds of a step by part; ``once`` runs so many. On a GPU that is the time to launch a part's kernels."""
+    profiler = cProfile.Profile()
+    profiler.runcall(once)
+    # {(file, line, function): (primitive calls, calls, own seconds, seconds, callers)}
+    stats: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = vars(pstats.Stats(profiler))["stats"]
+
+    def seconds(file: str, function: str) -> float:
+        return max((s[3] for (f, _, name), s in stats.items() if f.endswith(file) and name == function), default=0.0)
+
+    parts = {part: sum(seconds(*function) for function in functions) for part, functions in _PARTS.items()}
+    parts["rest"] = max(s[3] for s in stats.values()) - sum(parts.values())
+    return {part: total / steps * 1000 for part, total in parts.items()}
+
+
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _config(args: argparse.Namespace, streams: int) -> LlamaGenConfig:
+    size = SIZES[args.size]
+    return LlamaGenConfig(
+        architectures=["LlamaGenForCausalLM"],
+        **size._asdict(),
+        n_kv_head=size.n_head,
+        ffn_hidden_dim=size.ffn_hidden_dim,
+        grid_size=args.image_size // DOWNSAMPLE,
+        guidance_streams=streams,
+        dtype="float32",
+    )
+
+
+def _prompts(model: ModelDir | None, config: LlamaGenConfig, count: int) -> list[Any]:
+    """Classes by turns; a text model gets one caption."""
+    if model is None or config.condition == "class":
+        return [{"prompt_token_ids": [config.codebook_size + i % config.num_classes]} for i in range(count)]
+    stage = loading.text_stage(model, torch.device("cpu"))
+    return [{"prompt_embeds": asyncio.run(stage("a large red circle on a white background"))}] * count
 
 
 def _start(config: LlamaGenConfig, args: argparse.Namespace) -> LLM:
@@ -113,20 +180,22 @@ def _start(config: LlamaGenConfig, args: argparse.Namespace) -> LLM:
     with tempfile.TemporaryDirectory() as directory:
         config.save_pretrained(directory)
         flags = vllm_args.default_flags(
-            load_format="dummy",
+            load_format="auto" if args.model else "dummy",
             dtype=args.dtype,
             enforce_eager=args.enforce_eager,
             max_num_seqs=max(args.batch),
             disable_log_stats=True,
         )
-        return vllm_args.start_offline_engine(vllm_args.engine_args(flags, directory, config))
+        if _device() == "cuda":  # not all that is free, for the baseline needs room too; vLLM's blocks have 16 tokens
+            flags.kv_cache_memory_bytes = (max(args.batch) + 1) * vllm_args.kv_cache_bytes(config, args.dtype, 16)
+        return vllm_args.start_offline_engine(vllm_args.engine_args(flags, str(args.model or directory), config))
 
 
 def _measure(
-    llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, batch: int, machine: floor.Machine
+    llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, prompts: list[Any], machine: floor.Machine
 ) -> dict[str, Any]:
-    dtype = llm.llm_engine.model_config.dtype
-    work = {"engine_s": _engine(llm, config, args, batch)}
+    dtype, batch = llm.llm_engine.model_config.dtype, len(prompts)
+    work = {"engine_s": _engine(llm, config, args, prompts)}
     if args.baseline:
         work["eager_s"] = _eager(config, args, batch, dtype)
     times: dict[str, list[float]] = {name: [] for name in work}
@@ -146,10 +215,9 @@ def _measure(
     return row
 
 
-def _engine(llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, batch: int) -> Callable[[], object]:
+def _engine(llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, prompts: list[Any]) -> Callable[[], object]:
     from vllm import SamplingParams
 
-    prompts = [{"prompt_token_ids": [config.codebook_size + i % config.num_classes]} for i in range(batch)]
     params = [
         SamplingParams(
             temperature=1.0,
@@ -160,14 +228,14 @@ def _engine(llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, batch: i
             detokenize=False,
             extra_args={"cfg_scale": args.cfg_scale},
         )
-        for i in range(batch)
+        for i in range(len(prompts))
     ]
     return lambda: llm.generate(prompts, params, use_tqdm=False)
 
 
 def _eager(config: LlamaGenConfig, args: argparse.Namespace, batch: int, dtype: torch.dtype) -> Callable[[], object]:
     with torch.device(_device()):
-        model = EagerGPT(config, batch).to(dtype).requires_grad_(False)
+        model = EagerGPT(config, batch, dtype).requires_grad_(False)
         classes = torch.arange(batch) % config.num_classes
 
     def once() -> None:

@@ -127,14 +127,14 @@ async def _run(
         rows = []
         for load in loads:
             await asyncio.gather(*(client_run.request(-1 - i) for i in range(args.num_warmups)))
-            before = await _queue_time(client)
+            before = await _histograms(client)
             start = time.perf_counter()
             outcomes = await client_run.all(load)
             seconds = time.perf_counter() - start
             row = summary(outcomes, seconds, metrics, percentiles, _goodput(args))
-            after = await _queue_time(client)
-            waited = after[1] - before[1]
-            row["queue_ms"] = (after[0] - before[0]) / waited * 1000 if waited else 0.0
+            after = await _histograms(client)
+            row["queue_ms"] = _mean(before, after, "vllm:request_queue_time_seconds") * 1000
+            row["lag_p99_ms"] = _quantile(before, after, "llamagen_event_loop_lag_seconds", 0.99) * 1000
             rows.append({"load": str(load)} | row)
             logger.info("%s: %.2f images/s", load, row["images_per_s"])
     return rows
@@ -216,13 +216,31 @@ class _Run:
         outcome.times |= {name.removesuffix("_ms"): value for name, value in reply["timings"].items()}
 
 
-async def _queue_time(client: httpx.AsyncClient) -> tuple[float, float]:
-    """Seconds that requests have waited in vLLM's queue so far, and how many did."""
+Histograms = dict[tuple[str, str], float]
+"""Samples of the server's metrics by name and upper bound."""
+
+
+async def _histograms(client: httpx.AsyncClient) -> Histograms:
     text = (await client.get("/metrics")).text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    name = "vllm:request_queue_time_seconds"
-    total, count = (sum(s.value for s in samples if s.name == name + end) for end in ("_sum", "_count"))
-    return total, count
+    return {(s.name, s.labels.get("le", "")): s.value for s in samples}
+
+
+def _mean(before: Histograms, after: Histograms, name: str) -> float:
+    """The mean of what was observed between two looks at the metrics; 0 without any."""
+    total, count = (after.get((name + end, ""), 0) - before.get((name + end, ""), 0) for end in ("_sum", "_count"))
+    return total / count if count else 0.0
+
+
+def _quantile(before: Histograms, after: Histograms, name: str, q: float) -> float:
+    """An upper bound of a quantile: the bound of the bucket it is in."""
+    counts = {
+        float(bound): value - before.get((metric, bound), 0)
+        for (metric, bound), value in after.items()
+        if metric == f"{name}_bucket"
+    }
+    wanted = q * max(counts.values(), default=0)
+    return next((bound for bound, count in sorted(counts.items()) if count >= wanted), 0.0)
 
 
 def summary(

@@ -21,7 +21,7 @@ from llamagen_tokenizer import load_vq
 def make_app(model_dir: Path) -> FastAPI:
     model = loading.open_model(model_dir)
     engine = FakeEngine(model.config.codebook_size, model.config.num_image_tokens)
-    text = loading.text_stage(model, torch.float32) if model.config.condition == "text" else None
+    text = loading.text_stage(model, torch.device("cpu")) if model.config.condition == "text" else None
     tokenizer = ImageTokenizer(load_vq(model.vq_path), model.config.grid_size)
     return create_app("tiny", Pipeline(model, engine, tokenizer, text))
 

@@ -86,3 +86,15 @@ def test_arrivals_keep_their_rate() -> None:
 def test_bad_flags(flags: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         serve.run(parse(*flags))
+
+
+def test_figures_of_the_servers_metrics() -> None:
+    name = "llamagen_event_loop_lag_seconds"
+    before = {(f"{name}_bucket", bound): 10.0 for bound in ("0.01", "0.1", "+Inf")}
+    after = {(f"{name}_bucket", "0.01"): 108.0, (f"{name}_bucket", "0.1"): 110.0, (f"{name}_bucket", "+Inf"): 110.0}
+    assert serve._quantile(before, after, name, 0.9) == 0.01
+    assert serve._quantile(before, after, name, 0.99) == 0.1
+    assert serve._quantile(before, before, name, 0.99) == 0.01
+    totals = [{(f"{name}_sum", ""): total, (f"{name}_count", ""): count} for total, count in ((1.0, 2.0), (4.0, 4.0))]
+    assert serve._mean(*totals, name) == 1.5
+    assert serve._mean({}, {}, name) == 0
