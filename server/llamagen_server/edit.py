@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
 from llamagen_server.errors import InvalidRequestError
 from llamagen_server.images import center_crop, center_crop_any, read_image
-from llamagen_server.pipeline import Canvas
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """An image of which some codes are kept and the others drawn anew."""
+
+    codes: list[int]
+    """All codes in raster order; those that are free count as a hint of what was there."""
+    free: list[bool]
+
+    @property
+    def num_known(self) -> int:
+        """Codes before the first free one: the engine need not sample them."""
+        return self.free.index(True) if any(self.free) else len(self.free)
+
+    def forced(self) -> list[int]:
+        return [-1 if free else code for code, free in zip(self.codes, self.free, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -32,12 +51,19 @@ class Edit:
 
     def compose(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The drawn pixels where marked, exactly the original ones elsewhere."""
-        share = self.marked.astype(np.float32)
-        if self.feather and not self.marked.all():
-            depth = _depth(self.marked)
-            share = np.minimum(depth / (min(self.feather, depth.max()) + 1), 1.0)
-        mixed = self.pixels + share[:, :, None] * (drawn.astype(np.float32) - self.pixels)
+        mixed = self.pixels + self._share[:, :, None] * (drawn.astype(np.float32) - self.pixels)
         return np.rint(mixed).astype(np.uint8)
+
+    @cached_property
+    def _share(self) -> NDArray[np.float32]:
+        """Of what is drawn, by pixel. In a region narrower than the feather it rises to the middle of it."""
+        if not self.feather or self.marked.all():
+            return self.marked.astype(np.float32)
+        depth = deepest = torch.from_numpy(_depth(self.marked))[None]
+        for _ in range(self.feather):  # within the region, so that a thick one does not count for a thin one beside it
+            deepest = F.max_pool2d(deepest, 3, 1, 1) * (depth > 0)
+        share: NDArray[np.float32] = (depth / (deepest.clamp(max=self.feather) + 1)).clamp(max=1)[0].numpy()
+        return share
 
 
 def read_edit(image: bytes, mask: bytes | None, keep_rows: int | None, feather: int, side: int, grid_size: int) -> Edit:

@@ -6,13 +6,12 @@ import asyncio
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 OutputFormat = Literal["png", "webp", "jpeg"]
@@ -45,9 +44,9 @@ def contact_sheet(pictures: Sequence[NDArray[np.uint8]], columns: int, gap: int 
 _reader = ThreadPoolExecutor(2, thread_name_prefix="read-image")
 
 
-async def in_reader(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_reader(read: Callable[[], T]) -> T:
     """Runs what reads large images off the event loop, two at a time: they take memory, and seconds."""
-    return await asyncio.get_running_loop().run_in_executor(_reader, lambda: work(*args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(_reader, read)
 
 
 def read_image(data: bytes) -> Image.Image:
@@ -79,7 +78,7 @@ def center_crop(image: Image.Image, side: int) -> Image.Image:
     bicubic filter and takes the middle.
     """
     while min(image.size) >= 2 * side:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        image = image.resize(_half(image.size), Image.Resampling.BOX)
     width, height, left, top = _fit(image.size, side)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     return image.crop((left, top, left + side, top + side))
@@ -87,14 +86,21 @@ def center_crop(image: Image.Image, side: int) -> Image.Image:
 
 def center_crop_any(marked: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     """A mask [height, width] cropped as `center_crop` crops its image; True where any pixel under it is."""
-    width, height, left, top = _fit(marked.shape[::-1], side)
-    columns, rows = marked.shape[1] / width, marked.shape[0] / height
+    rows, columns = marked.shape
+    width, height, left, top = _fit((columns, rows), side)
+    columns, rows = columns / width, rows / height
     box = (left * columns, top * rows, (left + side) * columns, (top + side) * rows)
     share = Image.fromarray(marked.astype(np.float32)).resize((side, side), Image.Resampling.BOX, box)
     return np.asarray(share) > 1e-6
 
 
-def _fit(size: tuple[int, ...], side: int) -> tuple[int, int, int, int]:
-    """Width and height with a shorter side of ``side``; left and top of the square in their middle."""
+def _half(size: tuple[int, int]) -> tuple[int, int]:
+    return size[0] // 2, size[1] // 2
+
+
+def _fit(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    """Width and height of what `center_crop` crops, as halved as it is; left and top of the square in the middle."""
+    while min(size) >= 2 * side:
+        size = _half(size)
     width, height = (max(side, round(length * side / min(size))) for length in size)
     return width, height, (width - side) // 2, (height - side) // 2

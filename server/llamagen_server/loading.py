@@ -39,14 +39,16 @@ def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
 
 def load_pipeline(model: ModelDir, flags: argparse.Namespace, max_in_flight: int = MAX_IN_FLIGHT) -> Pipeline:
     """Starts the engine with vLLM's ``flags`` and loads the stages around it. Blocks until all is ready."""
+    takes_all = flags.gpu_memory_utilization is None
+    arguments = vllm_args.engine_args(flags, str(model.path), model.config)
     device = stage_device()
     text = text_stage(model, device) if model.config.condition == "text" else None
     tokenizer = ImageTokenizer(load_vq(model.vq_path).to(device), model.config.grid_size, MAX_BATCH[device.type])
     if text:
         text.warm_up()
     tokenizer.warm_up()
-    # After the stages: on a GPU the engine takes the memory that they leave.
-    arguments = vllm_args.engine_args(flags, str(model.path), model.config)
+    if device.type == "cuda" and takes_all:
+        arguments.gpu_memory_utilization = vllm_args.free_share()
     return Pipeline(model, VLLMEngine(vllm_args.start_engine(arguments)), tokenizer, text, max_in_flight)
 
 

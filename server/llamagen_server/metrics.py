@@ -41,9 +41,10 @@ for _stage in ("text", "decode", "encode"):
 
 async def watch_event_loop() -> None:
     """Measures the event loop's lag until it is cancelled."""
+    due = time.perf_counter()
     while True:
-        due = time.perf_counter() + LAG_INTERVAL
-        await asyncio.sleep(LAG_INTERVAL)
+        due += LAG_INTERVAL  # whatever came before, so that a long stall counts as all that fell due in it
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
         LAG.observe(max(0.0, time.perf_counter() - due))
 
 

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from llamagen_server import metrics
 from llamagen_server.condition import resolve_condition
+from llamagen_server.edit import Canvas, Edit
 from llamagen_server.engine import Engine, EngineOutput, EngineRequest, Sampling
 from llamagen_server.errors import EngineError, InvalidRequestError, OverloadedError
 from llamagen_server.image_tokenizer import ImageTokenizer
+from llamagen_server.images import in_reader
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.request import MAX_SEED, ImageRequest
 from llamagen_server.text_stage import TextStage
@@ -43,29 +45,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture that is not finished; what has no code yet is filled (`Pipeline.preview`)."""
+    """A picture that is not finished; what has no code yet is filled (`Pipeline.filled`)."""
 
     index: int
     number: int
     """0 for the first preview of this picture."""
     pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """An image of which some codes are kept and the others drawn anew."""
-
-    codes: list[int]
-    """All codes in raster order; those that are free count as a hint of what was there."""
-    free: list[bool]
-
-    @property
-    def num_known(self) -> int:
-        """Codes before the first free one: the engine need not sample them."""
-        return self.free.index(True) if any(self.free) else len(self.free)
-
-    def forced(self) -> list[int]:
-        return [-1 if free else code for code, free in zip(self.codes, self.free, strict=True)]
 
 
 OnEvent = Callable[[Preview | Picture], None]
@@ -106,6 +91,7 @@ class _Draw:
     condition: int | Tensor
     sampling: Sampling
     logprobs: bool
+    edit: Edit | None
     canvas: Canvas | None
     partial_images: int
     pixels: bool
@@ -138,7 +124,7 @@ class Pipeline:
         request: ImageRequest,
         request_id: str,
         *,
-        canvas: Canvas | None = None,
+        read_edit: Callable[[], Edit] | None = None,
         partial_images: int = 0,
         pixels: bool = True,
         on_event: OnEvent | None = None,
@@ -146,7 +132,7 @@ class Pipeline:
         """Makes ``request.n`` pictures; picture j is drawn with seed ``seed + j``.
 
         Args:
-            canvas: keeps some codes of an image.
+            read_edit: reads an image that is to be edited; called off the event loop.
             partial_images: previews of each picture, at even steps.
             pixels: False leaves out the decoding; ``Picture.pixels`` are then empty.
             on_event: called with every preview and every finished picture.
@@ -161,8 +147,12 @@ class Pipeline:
             sampling = self._sampling(request)
             condition = await self._condition(request)
             timings = Timings(text_ms=_since(start))
+            edit = canvas = None
+            if read_edit:
+                edit = await in_reader(read_edit)
+                canvas = edit.canvas(await self._encode(edit.pixels), self.model.config.grid_size)
             draw = _Draw(
-                request_id, condition, sampling, request.logprobs, canvas, partial_images, pixels, on_event, start
+                request_id, condition, sampling, request.logprobs, edit, canvas, partial_images, pixels, on_event, start
             )
             drawn = await together(self._picture(draw, j) for j in range(request.n))
             timings.engine_ms = max(d.engine_ms for d in drawn)
@@ -194,13 +184,17 @@ class Pipeline:
             image = await self._codes(draw, j, seed)
         engine_ms = _since(start)
         start = time.perf_counter()
-        pixels = await self._decode(image.codes) if draw.pixels else np.zeros((0, 0, 3), np.uint8)
+        pixels = await self._pixels(draw, image.codes) if draw.pixels else np.zeros((0, 0, 3), np.uint8)
         decode_ms = _since(start)
         picture = Picture(j, image.codes, pixels, seed, image.logprobs)
         metrics.IMAGES.inc()
         if draw.on_event:
             draw.on_event(picture)
         return _Drawn(picture, engine_ms, decode_ms)
+
+    async def _pixels(self, draw: _Draw, codes: Sequence[int]) -> NDArray[np.uint8]:
+        pixels = await self._decode(codes)
+        return await asyncio.to_thread(draw.edit.compose, pixels) if draw.edit else pixels
 
     async def _decode(self, codes: Sequence[int]) -> NDArray[np.uint8]:
         with metrics.STAGE.labels("decode").time():
@@ -215,9 +209,10 @@ class Pipeline:
             return image
         # Of 2N even parts a preview comes after the 1st, the 3rd and so on: early, and evenly spaced.
         # The engine tells of a request's first code and then of as many as a part has.
-        part = max(1, (num_tokens - known) // (2 * draw.partial_images or 1))
-        steps = [known + 1 + (2 * i + 1) * part for i in range(draw.partial_images)]
-        steps = [step for step in steps if step < num_tokens]
+        free, parts = num_tokens - known, 2 * draw.partial_images
+        part = max(1, free // max(1, parts))
+        ends = (free * odd / parts for odd in range(1, parts, 2))
+        steps = sorted({known + 1 + part * round((end - 1) / part) for end in ends} - {known, num_tokens})
         request = EngineRequest(
             f"{draw.request_id}-{j}",
             draw.condition,
@@ -230,7 +225,7 @@ class Pipeline:
         sent = 0
         async for image in self.engine.generate(request):
             while sent < len(steps) and len(image.codes) >= steps[sent]:
-                pixels = await self.preview(image.codes[: steps[sent]], draw.canvas)
+                pixels = await self._pixels(draw, self.filled(image.codes[: steps[sent]], draw.canvas))
                 if draw.on_event:
                     draw.on_event(Preview(j, sent, pixels))
                 if j == sent == 0:
@@ -255,17 +250,21 @@ class Pipeline:
         Raises:
             OverloadedError: too many pictures are in flight.
         """
-        with self._admitted(1), metrics.STAGE.labels("encode").time():
+        with self._admitted(1):
+            return await self._encode(pixels)
+
+    async def _encode(self, pixels: NDArray[np.uint8]) -> list[int]:
+        with metrics.STAGE.labels("encode").time():
             return await self.tokenizer.encode(pixels)
 
-    async def preview(self, codes: list[int], canvas: Canvas | None = None) -> NDArray[np.uint8]:
-        """The picture so far. A code that is not known yet is that of the canvas, else the one above it again."""
+    def filled(self, codes: list[int], canvas: Canvas | None = None) -> list[int]:
+        """All codes of a picture so far: one that is not known yet is the canvas's, else the one above it again."""
         if canvas:
-            return await self._decode(codes + canvas.codes[len(codes) :])
-        filled, side = list(codes), self.model.config.grid_size
-        while len(filled) < self.model.config.num_image_tokens:
-            filled.append(filled[-side] if len(filled) >= side else filled[-1])
-        return await self._decode(filled)
+            return codes + canvas.codes[len(codes) :]
+        codes, side = list(codes), self.model.config.grid_size
+        while len(codes) < self.model.config.num_image_tokens:
+            codes.append(codes[-side] if len(codes) >= side else codes[-1])
+        return codes
 
     def _sampling(self, request: ImageRequest) -> Sampling:
         defaults = self.model.defaults

@@ -58,17 +58,16 @@ def engine_args(args: argparse.Namespace, path: str, config: LlamaGenConfig) -> 
     if args.logprobs_mode.startswith("raw"):
         args.logprobs_mode = "processed_logprobs"
     if args.gpu_memory_utilization is None:
-        usual = AsyncEngineArgs.gpu_memory_utilization
-        args.gpu_memory_utilization = min(usual, _free_share()) if current_platform.is_cuda() else usual
+        args.gpu_memory_utilization = AsyncEngineArgs.gpu_memory_utilization
     if current_platform.is_cpu():
         _cpu_defaults(args, config)
     return AsyncEngineArgs.from_cli_args(args)
 
 
-def _free_share() -> float:
-    """Share of the GPU's memory that the engine may have: what the text encoder and the image tokenizer left of it."""
+def free_share() -> float:
+    """Share of the GPU's memory for the engine: what the stages around it left, less 1 GiB for its CUDA context."""
     free, total = torch.cuda.mem_get_info()
-    return round(0.95 * free / total, 3)
+    return round((0.95 * free - 2**30) / total, 3)
 
 
 def default_flags(**changes: Any) -> argparse.Namespace:

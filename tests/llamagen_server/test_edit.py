@@ -68,9 +68,11 @@ def test_a_feathered_seam_fades_inwards() -> None:
 def test_feathering_never_undoes_the_edit(feather: int) -> None:
     marked = np.zeros((SIDE, SIDE), bool)
     marked[10:21, 30:41] = True
+    marked[0:3] = True
     edit = Edit(np.zeros((SIDE, SIDE, 3), np.uint8), marked, feather)
     composed = edit.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[:, :, 0]
     assert composed[15, 35] >= 170
+    assert composed[1, 30] >= 100  # a thin line beside a thick region
     assert (composed[marked] > 0).all()
     assert (Edit(edit.pixels, ~np.zeros_like(marked), feather).compose(np.full_like(edit.pixels, 9)) == 9).all()
 
@@ -97,6 +99,19 @@ def test_image_and_mask_of_another_size_are_cropped_alike() -> None:
     assert edit.pixels.shape == (SIDE, SIDE, 3)
     assert edit.marked.mean() == pytest.approx(0.5, abs=0.02)
     assert edit.marked[40:].all()
+
+
+@given(st.integers(64, 700), st.integers(64, 700), st.integers(0, 9999))
+def test_a_mask_is_cropped_as_its_image(width: int, height: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    marked = np.zeros((height, width), bool)
+    x, y, size = rng.integers(0, width), rng.integers(0, height), max(width, height) // 4
+    marked[y : y + size, x : x + size] = True
+    image = Image.fromarray(np.where(marked[:, :, None], np.uint8([255, 0, 0]), np.uint8([0, 0, 255])))
+    edit = read_edit(png(image), masked(marked), None, 0, SIDE, GRID)
+    red = edit.pixels[:, :, 0] > 140
+    assert (edit.marked >= red).all()
+    assert (edit.marked & ~red).sum() <= 4 * 4 * SIDE  # what is marked beyond it is the seam
 
 
 @given(st.integers(0, 639), st.integers(0, 639))

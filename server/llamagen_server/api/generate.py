@@ -80,7 +80,8 @@ async def generate(
     accept = request.headers.get("accept", "")
     asked = "response_format" in body.model_fields_set  # the body is more explicit than a header
     binary = body.response_format == "binary" or (accept.startswith("image/") and not asked)
-    body.output_format = ACCEPTED.get(accept, body.output_format)
+    if "output_format" not in body.model_fields_set:
+        body.output_format = ACCEPTED.get(accept, body.output_format)
     if binary and body.n != 1:
         raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
     pixels = body.response_format != "codes"

@@ -17,8 +17,8 @@ OPEN_PREFIX = "/playground/"
 
 MAX_BODY = 2**20
 """Bytes of a request's body. JSON is parsed on the event loop, so that a large one would hold up everybody."""
-MAX_IMAGE_BODY = {"/v1/images/edits": 64 * 2**20, "/tokenize": 16 * 2**20}
-"""By path, for bodies that hold images. A form is parsed in pieces, so that it may be larger than JSON."""
+MAX_IMAGE_BODY = {"/v1/images/edits": 64 * 2**20, "/tokenize": 8 * 2**20}
+"""By path, for bodies that hold images. A form, which edits are, is parsed in pieces."""
 
 
 class ApiKeys:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated
+from itertools import islice
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
@@ -23,6 +24,12 @@ class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     image: str = Field(description="An image file, base64. One of another size is resized and cropped to the middle.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_unknown_is_enough(cls, values: Any) -> Any:
+        """A large body may hold a million unknown fields, and each would be described."""
+        return dict(islice(values.items(), 2)) if isinstance(values, dict) else values
 
 
 class TokenizeResponse(BaseModel):
@@ -49,7 +56,7 @@ class DetokenizeResponse(BaseModel):
 async def tokenize(body: TokenizeRequest, request: Request, pipeline: LoadedPipeline) -> TokenizeResponse:
     """The codes of an image."""
     side = pipeline.tokenizer.grid_size
-    pixels = await in_reader(_read, body.image, pipeline.tokenizer.side)
+    pixels = await unless_disconnected(request, in_reader(lambda: _read(body.image, pipeline.tokenizer.side)))
     codes = await unless_disconnected(request, pipeline.encode(pixels))
     return TokenizeResponse(codes=codes, grid=(side, side))
 

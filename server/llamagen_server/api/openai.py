@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -15,10 +17,10 @@ from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.events import Event, stream_events
 from llamagen_server.api.openapi import PICTURES, events
-from llamagen_server.api.replies import Compose, Usage, b64, encode_file, encode_files
+from llamagen_server.api.replies import Usage, b64, encode_file, encode_files
 from llamagen_server.api.state import LoadedPipeline, ModelName, RequestId
 from llamagen_server.edit import Edit, read_edit
-from llamagen_server.images import OutputFormat, in_reader
+from llamagen_server.images import OutputFormat
 from llamagen_server.pipeline import OnEvent, Picture, Pipeline, Preview, Result
 from llamagen_server.request import ImageRequest
 
@@ -118,18 +120,14 @@ class _Job:
     pipeline: Pipeline
     request_id: str
     size: str
-    edit: Edit | None = None
-
-    @property
-    def _compose(self) -> Compose | None:
-        return self.edit.compose if self.edit else None
+    read_edit: Callable[[], Edit] | None = None
 
     async def reply(self) -> ImagesResponse | Response:
         body = self.body
         if body.stream:
             return await self._stream()
         result = await unless_disconnected(self.request, self._generate())
-        files = await encode_files(result, body.output_format, body.output_compression, self._compose)
+        files = await encode_files(result, body.output_format, body.output_compression)
         return ImagesResponse(
             created=int(time.time()),
             data=[self._image(file, picture) for file, picture in zip(files, result.pictures, strict=True)],
@@ -139,13 +137,9 @@ class _Job:
         )
 
     async def _generate(self, on_event: OnEvent | None = None) -> Result:
-        canvas = None
-        if self.edit:
-            codes = await self.pipeline.encode(self.edit.pixels)
-            canvas = self.edit.canvas(codes, self.pipeline.model.config.grid_size)
         previews = self.body.partial_images if on_event else 0
         return await self.pipeline.generate(
-            self.body, self.request_id, canvas=canvas, partial_images=previews, on_event=on_event
+            self.body, self.request_id, read_edit=self.read_edit, partial_images=previews, on_event=on_event
         )
 
     def _image(self, file: bytes, picture: Picture) -> OpenAIImage:
@@ -159,7 +153,7 @@ class _Job:
         return {"seed": picture.seed} | ({"logprobs": picture.logprobs} if self.body.logprobs else {})
 
     def _usage(self, result: Result) -> OpenAIUsage:
-        return OpenAIUsage.of(result, self.pipeline.model.config.num_image_tokens if self.edit else 0)
+        return OpenAIUsage.of(result, self.pipeline.model.config.num_image_tokens if self.read_edit else 0)
 
     async def _stream(self) -> Response:
         """Events ``KIND.partial_image``, then ``KIND.completed``."""
@@ -178,7 +172,7 @@ class _Job:
 
     async def _event(self, name: str, item: Preview | Picture, **fields: Any) -> Event:
         body = self.body
-        file = await encode_file(item.pixels, body.output_format, body.output_compression, self._compose)
+        file = await encode_file(item.pixels, body.output_format, body.output_compression)
         return {
             "type": f"{self.kind}.{name}",
             "b64_json": b64(file),
@@ -252,8 +246,8 @@ async def edits(
     image, mask = _one(files, "image"), _one(files, "mask")
     if image is None:
         raise ApiError(400, "image is missing", "image")
-    edit = await in_reader(read_edit, image, mask, body.keep_rows, body.feather, tokenizer.side, tokenizer.grid_size)
-    job = _Job("image_edit", body, request, pipeline, request_id, size, edit)
+    read = partial(read_edit, image, mask, body.keep_rows, body.feather, tokenizer.side, tokenizer.grid_size)
+    job = _Job("image_edit", body, request, pipeline, request_id, size, read)
     return await job.reply()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -18,8 +18,6 @@ from llamagen_server.images import OutputFormat, encode_image
 from llamagen_server.pipeline import Result
 
 Pixels = NDArray[np.uint8]
-Compose = Callable[[Pixels], Pixels]
-"""Makes of drawn pixels those that are sent: an edit puts the original back where nothing was marked."""
 
 
 class Usage(BaseModel):
@@ -37,22 +35,16 @@ class Usage(BaseModel):
         )
 
 
-async def encode_file(
-    pixels: Pixels, output_format: OutputFormat, quality: int = 95, compose: Compose | None = None
-) -> bytes:
+async def encode_file(pixels: Pixels, output_format: OutputFormat, quality: int = 95) -> bytes:
     """An image file, made off the event loop."""
     with metrics.STAGE.labels("file").time():
-        return await asyncio.to_thread(
-            lambda: encode_image(compose(pixels) if compose else pixels, output_format, quality)
-        )
+        return await asyncio.to_thread(encode_image, pixels, output_format, quality)
 
 
-async def encode_files(
-    result: Result, output_format: OutputFormat, quality: int = 95, compose: Compose | None = None
-) -> Sequence[bytes]:
+async def encode_files(result: Result, output_format: OutputFormat, quality: int = 95) -> Sequence[bytes]:
     """The pictures as files; their time is noted in the result."""
     start = time.perf_counter()
-    files = await asyncio.gather(*(encode_file(p.pixels, output_format, quality, compose) for p in result.pictures))
+    files = await asyncio.gather(*(encode_file(p.pixels, output_format, quality) for p in result.pictures))
     result.timings.file_ms = (time.perf_counter() - start) * 1000
     return files
 

@@ -27,16 +27,15 @@ class Attention(nn.Module):
         self.register_buffer("k_cache", torch.zeros(shape, dtype=dtype), persistent=False)
         self.register_buffer("v_cache", torch.zeros(shape, dtype=dtype), persistent=False)
 
-    def forward(self, x: Tensor, rotation: Tensor, position: int) -> Tensor:
-        """x [rows, dim], rotation complex [head_dim / 2] of this position -> [rows, dim]."""
+    def forward(self, x: Tensor, rotation: Tensor, position: int, mask: Tensor) -> Tensor:
+        """x [rows, dim], rotation complex [head_dim / 2] of this position, mask [1, tokens] -> [rows, dim]."""
         qkv = self.wqkv(x).view(len(x), -1, self.head_dim)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         self.k_cache[:, :, position] = rotate(k, rotation)
         self.v_cache[:, :, position] = v
         repeats = self.heads // self.kv_heads
         keys, values = (cache.repeat_interleave(repeats, dim=1) for cache in (self.k_cache, self.v_cache))
-        mask = torch.arange(keys.shape[2], device=x.device) <= position
-        y = F.scaled_dot_product_attention(rotate(q, rotation)[:, :, None], keys, values, attn_mask=mask[None])
+        y = F.scaled_dot_product_attention(rotate(q, rotation)[:, :, None], keys, values, attn_mask=mask)
         return self.wo(y.flatten(1))
 
 
@@ -50,8 +49,8 @@ class Block(nn.Module):
         self.w3 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
         self.w2 = nn.Linear(config.ffn_hidden_dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, rotation: Tensor, position: int) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, position)
+    def forward(self, x: Tensor, rotation: Tensor, position: int, mask: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, position, mask)
         y = self.ffn_norm(x)
         return x + self.w2(F.silu(self.w1(y)) * self.w3(y))
 
@@ -69,6 +68,7 @@ class EagerGPT(nn.Module):
         self.norm = nn.RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.codebook_size, bias=False)
         self.rotations = rotations(config)
+        self.masks = torch.ones(config.num_image_tokens, config.num_image_tokens, dtype=torch.bool).tril()[:, None]
         self.to(dtype)
 
     @torch.inference_mode()
@@ -88,7 +88,7 @@ class EagerGPT(nn.Module):
 
     def _step(self, hidden: Tensor, position: int) -> Tensor:
         for layer in self.layers:
-            hidden = layer(hidden, self.rotations[position], position)
+            hidden = layer(hidden, self.rotations[position], position, self.masks[position])
         return self.output(self.norm(hidden)).float()
 
 

@@ -64,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline", choices=["eager"], help="also run plain PyTorch as the official code does, by turns"
     )
     parser.add_argument(
-        "--profile", action="store_true", help="also tell what a step of the largest batch spends its time on"
+        "--profile",
+        action="store_true",
+        help="also tell what a step of the largest batch spends its time on; the engine then runs in this process",
     )
     parser.add_argument("--save-result", type=Path, metavar="F.json", help="write the figures as JSON")
 
@@ -79,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--batch {min(args.batch)} and --repeat {args.repeat} must be at least 1")
     if args.image_size < DOWNSAMPLE or args.image_size % DOWNSAMPLE:
         raise ValueError(f"--image-size is {args.image_size}, must be a multiple of {DOWNSAMPLE}")
+    if args.profile and _device() == "cuda" and not args.enforce_eager:
+        raise ValueError("--profile needs --enforce-eager on a GPU: a CUDA graph cannot be told apart")
     if args.model and args.baseline:
         raise ValueError("--baseline runs the sizes by name, not --model")
     if args.profile:
@@ -108,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
         logger.info("a step of batch %d, ms: %s", len(prompts), ", ".join(f"{k} {v:.2f}" for k, v in profile.items()))
     if args.save_result:
         settings = {k: v for k, v in vars(args).items() if k not in ("save_result", "command", "bench")}
-        settings["model"] = args.model and str(args.model)
+        settings |= {"model": str(args.model), "size": None, "image_size": None} if args.model else {}
         args.save_result.write_text(json.dumps({"settings": settings, **result}, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The hardware's limit: what a run cannot be faster than, from the machine's measured rates."""
+"""The hardware's limit, from its measured rates: what a run can hardly beat unless its weights fit into a cache."""
 
 from __future__ import annotations
 

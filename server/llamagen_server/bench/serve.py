@@ -10,6 +10,7 @@ import math
 import random
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,7 +224,10 @@ Histograms = dict[tuple[str, str], float]
 async def _histograms(client: httpx.AsyncClient) -> Histograms:
     text = (await client.get("/metrics")).text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    return {(s.name, s.labels.get("le", "")): s.value for s in samples}
+    totals: Histograms = defaultdict(float)
+    for s in samples:
+        totals[s.name, s.labels.get("le", "")] += s.value
+    return totals
 
 
 def _mean(before: Histograms, after: Histograms, name: str) -> float:
@@ -233,14 +237,16 @@ def _mean(before: Histograms, after: Histograms, name: str) -> float:
 
 
 def _quantile(before: Histograms, after: Histograms, name: str, q: float) -> float:
-    """An upper bound of a quantile: the bound of the bucket it is in."""
+    """An upper bound of a quantile: that of its bucket; the last bucket has none but its lower one. 0 without any."""
     counts = {
         float(bound): value - before.get((metric, bound), 0)
         for (metric, bound), value in after.items()
         if metric == f"{name}_bucket"
     }
-    wanted = q * max(counts.values(), default=0)
-    return next((bound for bound, count in sorted(counts.items()) if count >= wanted), 0.0)
+    if not (total := max(counts.values(), default=0)):
+        return 0.0
+    bound = next(bound for bound, count in sorted(counts.items()) if count >= q * total)
+    return min(bound, max(filter(math.isfinite, counts)))
 
 
 def summary(

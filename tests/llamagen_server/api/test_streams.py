@@ -16,8 +16,9 @@ from openai import AsyncOpenAI
 from PIL import Image
 from tests.hang_up import hang_up
 
+from llamagen_server.edit import Canvas, Edit
 from llamagen_server.errors import EngineError
-from llamagen_server.pipeline import Canvas, Preview
+from llamagen_server.pipeline import Preview
 from llamagen_server.request import ImageRequest
 
 
@@ -49,6 +50,19 @@ async def test_previews_come_at_even_steps_and_then_the_picture(
     assert stream[-1]["usage"] == alone["usage"]
 
 
+@pytest.mark.parametrize(("free", "previews"), [(1, 0), (2, 1), (6, 3), (7, 3), (11, 3), (64, 3)])
+async def test_an_edit_has_as_many_previews_as_its_free_codes_allow(
+    class_app: FastAPI, free: int, previews: int
+) -> None:
+    seen: list[Any] = []
+    kept = Kept(Canvas([0] * 64, [i >= 64 - free for i in range(64)]))
+    request = ImageRequest(class_id=3, seed=4)
+    await class_app.state.pipeline.generate(
+        request, "r", read_edit=lambda: kept, partial_images=3, on_event=seen.append
+    )
+    assert len(seen) == previews + 1
+
+
 async def test_several_pictures_in_one_stream(class_client: httpx.AsyncClient) -> None:
     stream = await events(class_client, {"class_id": 3, "seed": 4, "n": 3, "partial_images": 2})
     for index in range(3):
@@ -74,7 +88,7 @@ async def test_previews_of_the_pipeline(class_app: FastAPI) -> None:
     codes = result.pictures[0].codes
     assert [type(event) for event in seen] == [Preview] * 3 + [type(result.pictures[0])]
     for known, event in zip((11, 31, 51), seen, strict=False):  # a sixth of 64 codes, three, five, and the first one
-        assert np.array_equal(event.pixels, await pipeline.preview(codes[:known]))
+        assert np.array_equal(event.pixels, await pipeline.decode(pipeline.filled(codes[:known])))
 
 
 async def test_what_is_not_known_repeats_what_is_above(class_app: FastAPI) -> None:
@@ -84,19 +98,31 @@ async def test_what_is_not_known_repeats_what_is_above(class_app: FastAPI) -> No
         grid[: len(codes)] = codes
         for i in range(len(codes), 64):
             grid[i] = grid[i - 8] if i >= 8 else codes[-1]
-        assert np.array_equal(await pipeline.preview(codes), await pipeline.decode(grid.tolist()))
+        assert pipeline.filled(codes) == grid.tolist()
+
+
+class Kept(Edit):
+    """An edit whose canvas is given."""
+
+    def __init__(self, canvas: Canvas) -> None:
+        super().__init__(np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), bool))
+        object.__setattr__(self, "given", canvas)
+
+    def canvas(self, codes: list[int], grid_size: int) -> Canvas:
+        return self.given  # type: ignore[attr-defined,no-any-return]
 
 
 async def test_a_canvas_keeps_its_codes(class_app: FastAPI) -> None:
     pipeline = class_app.state.pipeline
     old = [i % 512 for i in range(64)]
     free = [20 <= i < 40 or i == 50 for i in range(64)]
-    result = await pipeline.generate(ImageRequest(class_id=3, seed=4), "r", canvas=Canvas(old, free))
+    result = await pipeline.generate(ImageRequest(class_id=3, seed=4), "r", read_edit=lambda: Kept(Canvas(old, free)))
     codes = result.pictures[0].codes
     assert [i for i in range(64) if codes[i] != old[i]] == [i for i in range(64) if free[i]]
     [request] = pipeline.engine.requests
     assert list(request.known_codes) == old[:20]
-    whole = await pipeline.generate(ImageRequest(class_id=3), "s", canvas=Canvas(old, [False] * 64))
+    nothing = Kept(Canvas(old, [False] * 64))
+    whole = await pipeline.generate(ImageRequest(class_id=3), "s", read_edit=lambda: nothing)
     assert whole.pictures[0].codes == old
     assert len(pipeline.engine.requests) == 1  # nothing to draw: the engine is not asked
 

@@ -94,7 +94,9 @@ def test_figures_of_the_servers_metrics() -> None:
     after = {(f"{name}_bucket", "0.01"): 108.0, (f"{name}_bucket", "0.1"): 110.0, (f"{name}_bucket", "+Inf"): 110.0}
     assert serve._quantile(before, after, name, 0.9) == 0.01
     assert serve._quantile(before, after, name, 0.99) == 0.1
-    assert serve._quantile(before, before, name, 0.99) == 0.01
+    assert serve._quantile(before, before, name, 0.99) == 0
+    late = after | {(f"{name}_bucket", "+Inf"): 500.0}
+    assert serve._quantile(before, late, name, 0.99) == 0.1
     totals = [{(f"{name}_sum", ""): total, (f"{name}_count", ""): count} for total, count in ((1.0, 2.0), (4.0, 4.0))]
     assert serve._mean(*totals, name) == 1.5
     assert serve._mean({}, {}, name) == 0
