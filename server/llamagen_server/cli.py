@@ -68,12 +68,14 @@ def _parser_class(argv: list[str]) -> type[argparse.ArgumentParser]:
 
 
 def _set_environment() -> None:
-    """Defaults of vLLM that are environment variables; they count before vLLM is imported."""
+    """Defaults that are environment variables; they count before torch and vLLM are imported."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_LOGS", "-torch._library.triton")  # "Triton not available", on every CPU
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of torch, about torch
+    # Engine and decoder share a CPU's cores: a thread that waits for its fellows must not keep them from running.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # The V2 model runner has another logits-processor interface; it stays off until it is verified on a GPU.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")

@@ -121,13 +121,15 @@ def test_ctrl_c_lets_requests_finish_and_the_log_is_readable(server: Server) -> 
     """Runs last. A terminal sends Ctrl-C to the whole process group."""
     engine = psutil.Process(server.process.pid).children(recursive=True)
     assert engine
-    with concurrent.futures.ThreadPoolExecutor(1) as client:
+    with concurrent.futures.ThreadPoolExecutor(4) as client:
         body = {"prompt": "a red circle", "n": 10}
-        reply = client.submit(httpx.post, f"{server.url}/generate", json=body, timeout=120)
-        time.sleep(0.5)
-        assert not reply.done()
+        replies = [client.submit(httpx.post, f"{server.url}/generate", json=body, timeout=120) for _ in range(4)]
+        deadline = time.monotonic() + 30
+        while httpx.get(f"{server.url}/load").json()["server_load"] < 40:  # all of them are accepted
+            assert time.monotonic() < deadline
+        assert not any(reply.done() for reply in replies)
         os.killpg(server.process.pid, signal.SIGINT)
-        assert reply.result().status_code == 200
+        assert [reply.result().status_code for reply in replies] == [200] * 4
     assert server.process.wait(60) == 0
     _, alive = psutil.wait_procs(engine, 20)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

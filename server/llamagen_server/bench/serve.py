@@ -304,7 +304,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         label = name.removeprefix("e2el_").removesuffix("_ms")
         axes.plot([r["images_per_s"] for r in rows], [r[name] / 1000 for r in rows], marker="o", label=label)
     for row in rows:
-        axes.annotate(row["load"], (row["images_per_s"], row[next(n for n in row if n.startswith("e2el_p"))] / 1000))
+        point = (row["images_per_s"], row[next(n for n in row if n.startswith("e2el_p"))] / 1000)
+        axes.annotate(row["load"], point, (-6, 6), textcoords="offset points", ha="right", fontsize="small")
     axes.set(xlabel="images per second", ylabel="seconds per request", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
