@@ -48,9 +48,8 @@ class FakeEngine:
             if request.logprobs:
                 image.logprobs.append(-1.0 if is_free else 0.0)
             new = token + 1 - len(request.known_codes)
-            if (
-                request.update_every and (new - 1) % request.update_every == 0
-            ):  # as vLLM: the first one, then every so many
+            # As vLLM: after the first code, then after every so many.
+            if request.update_every and (new - 1) % request.update_every == 0:
                 await asyncio.sleep(self.step)
                 yield image
         yield image

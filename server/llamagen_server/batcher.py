@@ -25,7 +25,7 @@ class Batcher(Generic[Item, Out]):
         self, stage: str, work: Callable[[list[Item]], Sequence[Out]], thread: ThreadPoolExecutor, max_batch: int = 1
     ) -> None:
         """``thread`` has one worker; stages that share a device may share it. ``stage`` names it in the metrics."""
-        self._work, self._thread, self._max_batch = work, thread, max_batch
+        self._work, self._thread, self.max_batch = work, thread, max_batch
         self._num_waiting = metrics.WAITING.labels(stage)
         self._waiting: deque[tuple[Item, asyncio.Future[Out]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -46,7 +46,7 @@ class Batcher(Generic[Item, Out]):
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
             self._num_waiting.dec(len(batch))
             batch = [(item, future) for item, future in batch if not future.done()]  # cancelled ones
             if not batch:

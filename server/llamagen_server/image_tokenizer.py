@@ -22,13 +22,12 @@ class ImageTokenizer:
         self.side = grid_size * vq.config.downsample
         self._device = next(vq.parameters()).device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vq")
-        self._max_batch = max_batch
         self._decode = Batcher("decode", self._decode_now, self._thread, max_batch)
         self._encode = Batcher("encode", self._encode_now, self._thread, max_batch)
 
     def warm_up(self) -> None:
         """Decodes the largest batch once, so that its memory is taken and the first request is not slow."""
-        self._decode_now([[0] * self.grid_size**2] * self._max_batch)
+        self._decode_now([[0] * self.grid_size**2] * self._decode.max_batch)
 
     async def decode(self, codes: Sequence[int]) -> NDArray[np.uint8]:
         """Codes of one image -> its pixels."""

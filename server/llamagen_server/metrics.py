@@ -30,6 +30,7 @@ REQUEST = Histogram("llamagen_request_seconds", "From a request for pictures to 
 OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
 STAGES = ("text", "engine", "decode", "encode", "file")
 LAG_INTERVAL = 0.02
+"""Seconds between two looks at the event loop's lag."""
 
 for _outcome in OUTCOMES:
     REQUESTS.labels(_outcome)  # a metric that is not there yet cannot be told from one that is misspelt

@@ -24,7 +24,6 @@ class TextStage:
         """Encoder and condition are on the same device. The cache is bounded in bytes."""
         self._encoder, self._condition = encoder, condition
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")
-        self._max_batch = max_batch
         self._batcher = Batcher("text", self._encode, self._thread, max_batch)
         self._recent: LRUCache[bytes, Tensor] = LRUCache(CACHE_BYTES, getsizeof=lambda rows: rows.nbytes)
 
@@ -44,7 +43,7 @@ class TextStage:
 
     def warm_up(self) -> None:
         """Encodes the largest batch once, so that its memory is taken and the first request is not slow."""
-        self._encode([torch.zeros(self._encoder.max_tokens, dtype=torch.int64)] * self._max_batch)
+        self._encode([torch.zeros(self._encoder.max_tokens, dtype=torch.int64)] * self._batcher.max_batch)
 
     @torch.inference_mode()
     def _encode(self, captions: Sequence[Tensor]) -> list[Tensor]:

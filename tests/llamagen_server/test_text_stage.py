@@ -11,7 +11,7 @@ from llamagen_server import loading
 
 async def test_captions_are_encoded_together_and_kept(text_model_dir: Path) -> None:
     stage = loading.text_stage(loading.open_model(text_model_dir), torch.device("cpu"))
-    stage._batcher._max_batch = 8
+    stage._batcher.max_batch = 8
     captions = ["a red circle", "the small blue star on a large green square", "cat"]
     together = await asyncio.gather(*map(stage, captions))
     calls = []

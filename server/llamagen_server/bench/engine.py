@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--batch {min(args.batch)} and --repeat {args.repeat} must be at least 1")
     if args.image_size < DOWNSAMPLE or args.image_size % DOWNSAMPLE:
         raise ValueError(f"--image-size is {args.image_size}, must be a multiple of {DOWNSAMPLE}")
-    if args.profile and _device() == "cuda" and not args.enforce_eager:
+    if args.profile and loading.stage_device().type == "cuda" and not args.enforce_eager:
         raise ValueError("--profile needs --enforce-eager on a GPU: a CUDA graph cannot be told apart")
     if args.model and args.baseline:
         raise ValueError("--baseline runs the sizes by name, not --model")
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     llm = _start(config, args)
     prompts = _prompts(model, config, max(args.batch))
     dtype = llm.llm_engine.model_config.dtype
-    machine = floor.measure(_device(), dtype)
+    machine = floor.measure(loading.stage_device().type, dtype)
     rows = [_measure(llm, config, args, prompts[:batch], machine) for batch in args.batch]
     logger.info(
         "%s, %d codes, cfg_scale %g, top_k %d, %s; copy %.1f GB/s, matmul %.0f GFLOP/s\n%s",
@@ -153,10 +153,6 @@ def step_profile(once: Callable[[], object], steps: int) -> dict[str, float]:
     return {part: total / steps * 1000 for part, total in parts.items()}
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _config(args: argparse.Namespace, streams: int) -> LlamaGenConfig:
     size = SIZES[args.size]
     return LlamaGenConfig(
@@ -174,7 +170,7 @@ def _prompts(model: ModelDir | None, config: LlamaGenConfig, count: int) -> list
     """Classes by turns; a text model gets one caption."""
     if model is None or config.condition == "class":
         return [{"prompt_token_ids": [config.codebook_size + i % config.num_classes]} for i in range(count)]
-    stage = loading.text_stage(model, torch.device("cpu"))
+    stage = loading.text_stage(model, loading.stage_device())
     return [{"prompt_embeds": asyncio.run(stage("a large red circle on a white background"))}] * count
 
 
@@ -190,7 +186,9 @@ def _start(config: LlamaGenConfig, args: argparse.Namespace) -> LLM:
             max_num_seqs=max(args.batch),
             disable_log_stats=True,
         )
-        if _device() == "cuda":  # not all that is free, for the baseline needs room too; vLLM's blocks have 16 tokens
+        if (
+            loading.stage_device().type == "cuda"
+        ):  # not all that is free, for the baseline needs room too; vLLM's blocks have 16 tokens
             flags.kv_cache_memory_bytes = (max(args.batch) + 1) * vllm_args.kv_cache_bytes(config, args.dtype, 16)
         return vllm_args.start_offline_engine(vllm_args.engine_args(flags, str(args.model or directory), config))
 
@@ -238,7 +236,7 @@ def _engine(llm: LLM, config: LlamaGenConfig, args: argparse.Namespace, prompts:
 
 
 def _eager(config: LlamaGenConfig, args: argparse.Namespace, batch: int, dtype: torch.dtype) -> Callable[[], object]:
-    with torch.device(_device()):
+    with torch.device(loading.stage_device().type):
         model = EagerGPT(config, batch, dtype).requires_grad_(False)
         classes = torch.arange(batch) % config.num_classes
 
