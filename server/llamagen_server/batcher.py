@@ -1,4 +1,4 @@
-"""Micro-batching: work of many tasks done in one worker thread, what waits together in one call."""
+"""Micro-batching: work of many tasks done in worker threads, what waits together in one call."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ Out = TypeVar("Out")
 class Batcher(Generic[Item, Out]):
     """Calls ``work`` off the event loop with up to ``max_batch`` items, as they come.
 
-    Nothing waits for a batch to fill: while one call runs, the items for the next one gather. The queue is bounded by
+    Nothing waits for a batch to fill: while calls run, the items for the next one gather. The queue is bounded by
     the pipeline's admission: a picture has at most one item in it.
     """
 
     def __init__(
-        self, stage: str, work: Callable[[list[Item]], Sequence[Out]], thread: ThreadPoolExecutor, max_batch: int = 1
+        self,
+        stage: str,
+        work: Callable[[list[Item]], Sequence[Out]],
+        threads: ThreadPoolExecutor,
+        max_batch: int = 1,
+        calls: int = 1,
     ) -> None:
-        """``thread`` has one worker; stages that share a device may share it. ``stage`` names it in the metrics."""
-        self._work, self._thread, self.max_batch = work, thread, max_batch
+        """Up to ``calls`` run at a time, in ``threads``, which stages that share a device may share.
+
+        ``stage`` names it in the metrics.
+        """
+        self._work, self._threads, self.max_batch, self._calls = work, threads, max_batch, calls
         self._num_waiting = metrics.WAITING.labels(stage)
         self._waiting: deque[tuple[Item, asyncio.Future[Out]]] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
 
     async def __call__(self, item: Item) -> Out:
         """The result for one item. Cancelling it takes the item back if its call has not begun.
@@ -39,8 +47,9 @@ class Batcher(Generic[Item, Out]):
         future: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._num_waiting.inc()
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._run())
+        self._workers = [worker for worker in self._workers if not worker.done()]
+        if len(self._workers) < self._calls:
+            self._workers.append(asyncio.create_task(self._run()))
         return await future
 
     async def _run(self) -> None:
@@ -53,7 +62,7 @@ class Batcher(Generic[Item, Out]):
                 continue
             results: Sequence[Out | Exception]
             try:
-                results = await loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
+                results = await loop.run_in_executor(self._threads, self._work, [item for item, _ in batch])
             except Exception as error:  # whatever went wrong belongs to those who wait
                 results = [error] * len(batch)
             for (_, future), result in zip(batch, results, strict=True):

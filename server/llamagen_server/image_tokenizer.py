@@ -16,14 +16,15 @@ from llamagen_tokenizer import VQModel, from_uint8, to_uint8
 class ImageTokenizer:
     """Images are square, [side, side, 3] uint8; their codes are in raster order."""
 
-    def __init__(self, vq: VQModel, grid_size: int, max_batch: int = 1) -> None:
+    def __init__(self, vq: VQModel, grid_size: int, max_batch: int = 1, calls: int = 1) -> None:
+        """``calls`` at a time, of up to ``max_batch`` images each."""
         self._vq = vq
         self.grid_size = grid_size
         self.side = grid_size * vq.config.downsample
         self._device = next(vq.parameters()).device
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vq")
-        self._decode = Batcher("decode", self._decode_now, self._thread, max_batch)
-        self._encode = Batcher("encode", self._encode_now, self._thread, max_batch)
+        self._threads = ThreadPoolExecutor(calls, thread_name_prefix="vq")
+        self._decode = Batcher("decode", self._decode_now, self._threads, max_batch, calls)
+        self._encode = Batcher("encode", self._encode_now, self._threads, max_batch, calls)
 
     def warm_up(self) -> None:
         """Decodes the largest batch once, so that its memory is taken and the first request is not slow."""
@@ -48,4 +49,4 @@ class ImageTokenizer:
         return self._vq.encode(images).flatten(1).tolist()
 
     def shutdown(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,24 @@ from llamagen_server import vllm_args
 from llamagen_server.engine import VLLMEngine
 from llamagen_server.image_tokenizer import ImageTokenizer
 from llamagen_server.model_dir import ModelDir
+from llamagen_server.model_dir.tensor_files import stored_dtypes
 from llamagen_server.pipeline import MAX_IN_FLIGHT, Pipeline
 from llamagen_server.text_encoder import TextEncoder
 from llamagen_server.text_stage import TextStage
 from llamagen_tokenizer import load_vq
 from vllm_llamagen.condition import TextCondition
 
+logger = logging.getLogger(__name__)
+
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
 MAX_BATCH = {"cpu": 1, "cuda": 8}
 """Items that a stage does in one call. A CPU is no faster at several, and the first would wait for the last."""
+
+
+VQ_DTYPES = ("auto", "float32", "bfloat16")
+"""What pixels are decoded in. ``auto`` is float32, as in the official code, except for a tokenizer whose weights are
+stored in half precision: that one runs in bfloat16 where the device has units for it."""
 
 
 def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
@@ -37,13 +46,18 @@ def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
     return model
 
 
-def load_pipeline(model: ModelDir, flags: argparse.Namespace, max_in_flight: int = MAX_IN_FLIGHT) -> Pipeline:
-    """Starts the engine with vLLM's ``flags`` and loads the stages around it. Blocks until all is ready."""
+def load_pipeline(
+    model: ModelDir, flags: argparse.Namespace, max_in_flight: int = MAX_IN_FLIGHT, vq_dtype: str = "auto"
+) -> Pipeline:
+    """Starts the engine with vLLM's ``flags`` and loads the stages around it. Blocks until all is ready.
+
+    ``vq_dtype`` is one of VQ_DTYPES.
+    """
     takes_all = flags.gpu_memory_utilization is None
     arguments = vllm_args.engine_args(flags, str(model.path), model.config)
     device = stage_device()
     text = text_stage(model, device) if model.config.condition == "text" else None
-    tokenizer = ImageTokenizer(load_vq(model.vq_path).to(device), model.config.grid_size, MAX_BATCH[device.type])
+    tokenizer = image_tokenizer(model, device, vq_dtype)
     if text:
         text.warm_up()
     tokenizer.warm_up()
@@ -57,6 +71,28 @@ def stage_device() -> torch.device:
     from vllm.platforms import current_platform
 
     return torch.device("cuda" if current_platform.is_cuda() else "cpu")
+
+
+def image_tokenizer(model: ModelDir, device: torch.device, dtype: str = "auto") -> ImageTokenizer:
+    """The stage after the engine, decoding in ``dtype``, one of VQ_DTYPES."""
+    if dtype == "auto":
+        halved = not stored_dtypes(model.vq_path) & {"F32", "F64"}
+        dtype = "bfloat16" if halved and _computes_bfloat16(device) else "float32"
+    logger.info("decoding pixels in %s", dtype)
+    vq = load_vq(model.vq_path).decode_in(getattr(torch, dtype)).to(device)
+    calls = 1
+    if device.type == "cpu" and sum(weight.numel() for weight in vq.parameters()) < vllm_args.SMALL:
+        calls = vllm_args.cores()  # side by side, on one thread each
+        torch.set_num_threads(1)
+    return ImageTokenizer(vq, model.config.grid_size, MAX_BATCH[device.type], calls)
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has units for bfloat16; without them it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def text_stage(model: ModelDir, device: torch.device) -> TextStage:

@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="1: a server that never guides, at half the work per token; cfg_scale must then be 1 (default: 2)",
     )
+    parser.add_argument(
+        "--vq-dtype",
+        choices=loading.VQ_DTYPES,
+        default="auto",
+        help="dtype in which pixels are decoded; auto: float32, or bfloat16 for weights stored in half precision "
+        "where the device has units for it",
+    )
     vllm_args.add_arguments(parser)
     parser.set_defaults(shutdown_timeout=DRAIN_SECONDS)
 
@@ -132,7 +139,7 @@ class _Service:
         start = time.perf_counter()
         logger.info("loading %s", self.model.path)
         load = asyncio.create_task(
-            asyncio.to_thread(loading.load_pipeline, self.model, self.args, self.args.max_in_flight)
+            asyncio.to_thread(loading.load_pipeline, self.model, self.args, self.args.max_in_flight, self.args.vq_dtype)
         )
         await asyncio.wait({serving, load}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():

@@ -88,9 +88,11 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
     if args.enable_chunked_prefill:
         raise ValueError("--enable-chunked-prefill does not work on a CPU: vLLM cannot take back a seeded draw there")
     args.enable_chunked_prefill = False
-    _small_machine(args)
+    _small_machine(args, config)
     os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")  # what vLLM saves of it on a CPU, it cannot load again
-    bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size or 128)
+    if args.block_size is None:
+        args.block_size = 32  # the smallest: least is left over behind an image; vLLM's is 128
+    bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size)
     if args.max_num_seqs is None:
         fits = psutil.virtual_memory().available // 2 // bytes_per_image
         args.max_num_seqs = max(1, min(32, fits))
@@ -103,21 +105,27 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
 
 
 FEW_CORES = 4
+SMALL = 2**23
+"""Weights of a network with which threads wait for each other about as long as they compute, on a CPU."""
 
 
-def _small_machine(args: argparse.Namespace) -> None:
-    """On a few cores the engine is one process that has them all.
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _small_machine(args: argparse.Namespace, config: LlamaGenConfig) -> None:
+    """On a few cores the engine is one process that has them all, or one of them for a small model.
 
     vLLM would start a second one for the model and keep a core back for the first, which hardly needs it.
     """
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     is_placed = args.distributed_executor_backend or "VLLM_CPU_OMP_THREADS_BIND" in os.environ
     is_parallel = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size > 1
-    if cores <= FEW_CORES and not is_placed and not is_parallel:
+    if cores() <= FEW_CORES and not is_placed and not is_parallel:
         args.distributed_executor_backend = UniProcExecutor
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+        os.environ.setdefault("OMP_NUM_THREADS", str(1 if config.step_weights < SMALL else cores()))
 
 
 def missing_for_compilation() -> str | None:

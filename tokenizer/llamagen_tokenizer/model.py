@@ -12,7 +12,7 @@ from llamagen_tokenizer.layers import Decoder, Encoder, VectorQuantizer
 class VQModel(nn.Module):
     """Turns images into a grid of codes and back.
 
-    The official pipeline runs it in float32 whatever the dtype of the language model.
+    The official pipeline runs it in float32 whatever the dtype of the language model; see `decode_in`.
     """
 
     def __init__(self, config: VQConfig) -> None:
@@ -23,6 +23,12 @@ class VQModel(nn.Module):
         self.quantize = VectorQuantizer(config.codebook_size, config.codebook_embed_dim)
         self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_embed_dim, config.z_channels, 1)
+
+    def decode_in(self, dtype: torch.dtype) -> VQModel:
+        """Has `decode` compute in ``dtype``. `encode` stays as it is: a rounding there would change codes."""
+        self.post_quant_conv.to(dtype)
+        self.decoder.to(dtype)
+        return self
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W], float in [-1, 1] -> codes [B, H / downsample, W / downsample], int64.
@@ -40,7 +46,7 @@ class VQModel(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, h, w], integers in [0, codebook_size) -> images [B, 3, h * downsample, w * downsample].
 
-        The images are float, nominally in [-1, 1] but not clamped; see `to_uint8`.
+        The images are float32, nominally in [-1, 1] but not clamped; see `to_uint8`.
 
         Raises:
             ValueError: the tensor is not [B, h, w], or a code is outside the codebook.
@@ -53,7 +59,9 @@ class VQModel(nn.Module):
                 f"code {low if low < 0 else high} is outside the codebook, "
                 f"which has codes 0 to {self.config.codebook_size - 1}"
             )
-        return self.decoder(self.post_quant_conv(self.quantize.decode(codes.long())))
+        rows = self.quantize.decode(codes.long()).to(self.post_quant_conv.weight.dtype)
+        images: Tensor = self.decoder(self.post_quant_conv(rows))
+        return images.float()
 
 
 def to_uint8(images: Tensor) -> Tensor:

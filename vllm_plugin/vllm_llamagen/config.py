@@ -100,6 +100,12 @@ class LlamaGenConfig(PreTrainedConfig):
         return self.grid_size**2
 
     @property
+    def step_weights(self) -> int:
+        """Number of weights that a step reads: all but the embeddings."""
+        attention = self.dim * self.stream_head_dim * (2 * self.n_head + 2 * self.n_kv_head)
+        return self.n_layer * (attention + 3 * self.dim * self.ffn_hidden_dim) + self.dim * self.codebook_size
+
+    @property
     def num_condition_ids(self) -> int:
         return self.num_classes + 1 if self.condition == "class" else 1
 

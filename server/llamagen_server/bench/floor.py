@@ -49,13 +49,11 @@ def floor_seconds(config: LlamaGenConfig, images: int, bytes_per_value: int, mac
     A step must read every weight once and the keys and values of all streams, and do two operations per weight and
     row and those of attention; it takes as long as the slower of the two.
     """
-    head_dim = config.dim // config.n_head
-    attention = config.dim * head_dim * (2 * config.n_head + 2 * config.n_kv_head)
-    weights = config.n_layer * (attention + 3 * config.dim * config.ffn_hidden_dim) + config.dim * config.codebook_size
+    weights = config.step_weights
     rows = images * config.guidance_streams
     total = 0.0
     for length in range(1, config.num_image_tokens + 1):
-        kv_values = 2 * config.n_layer * config.n_kv_head * head_dim * length * rows
+        kv_values = 2 * config.n_layer * config.n_kv_head * config.stream_head_dim * length * rows
         moved = bytes_per_value * (weights + kv_values)
         operations = 2 * rows * (weights + 2 * config.n_layer * config.dim * length)
         total += max(moved / machine.bytes_per_s, operations / machine.flops_per_s)
