@@ -78,11 +78,10 @@ def _set_environment() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_LOGS", "-torch._library.triton")  # "Triton not available", on every CPU
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of torch, about torch
+    # The engine is a new process: one that is forked would not load our plugin anew, nor read its environment.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     # Engine and decoder share a CPU's cores: a thread that waits for its fellows must not keep them from running.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Large pages on a CPU, of tensors and of what vLLM's kernels allocate: a step reads all weights.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     # The V2 model runner has another logits-processor interface; it stays off until it is verified on a GPU.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 

@@ -70,7 +70,6 @@ def run(args: argparse.Namespace) -> None:
         EngineError: the engine did not start, or ended while serving.
     """
     os.environ.setdefault(OWN_PROCESS_GROUP, "1")
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a forked engine would not load our plugin anew
     if args.max_in_flight < 1:
         raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
     model = loading.open_model(args.model_dir or args.model, args.guidance_streams)

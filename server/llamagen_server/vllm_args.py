@@ -90,6 +90,9 @@ def _cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
     args.enable_chunked_prefill = False
     _small_machine(args, config)
     os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")  # what vLLM saves of it on a CPU, it cannot load again
+    # Large pages in the engine's process, of tensors and of what kernels allocate: a step reads all weights.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     if args.block_size is None:
         args.block_size = 32  # the smallest: least is left over behind an image; vLLM's is 128
     bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size)

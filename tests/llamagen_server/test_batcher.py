@@ -42,3 +42,15 @@ async def test_an_error_reaches_those_of_its_call_only() -> None:
         results = await asyncio.gather(batcher(0), batcher(2), return_exceptions=True)
         assert isinstance(results[0], ZeroDivisionError)
         assert results[1] == pytest.approx(0.5)
+
+
+async def test_calls_run_side_by_side() -> None:
+    meeting = threading.Barrier(2, timeout=10)
+
+    def meet(items: list[int]) -> list[int]:
+        meeting.wait()
+        return items
+
+    with ThreadPoolExecutor(2) as threads:
+        batcher = Batcher("decode", meet, threads, calls=2)
+        assert await asyncio.gather(*(batcher(item) for item in range(6))) == list(range(6))

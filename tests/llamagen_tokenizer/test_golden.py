@@ -59,3 +59,14 @@ def test_own_directory_holds_the_same_model(vq: VQModel, expected: dict[str, tor
     assert again.config == vq.config
     codes = expected["decode_codes"].view(2, 8, 8)
     assert torch.equal(again.decode(codes), vq.decode(codes))
+
+
+def test_decoding_in_bfloat16_leaves_encoding_alone(golden_dir: Path, expected: dict[str, torch.Tensor]) -> None:
+    spec = json.loads((golden_dir / "tiny_vq.json").read_text())
+    config = VQConfig.from_dict({**spec["model_args"], "ch": spec["ch"], "num_res_blocks": spec["num_res_blocks"]})
+    vq = load_vq_pt(golden_dir / "tiny_vq.pt", config).decode_in(torch.bfloat16)
+    images = vq.decode(expected["decode_codes"].view(2, 8, 8))
+    assert images.dtype == torch.float32
+    error = (images - expected["decoded"]).square().mean()
+    assert 0 < error < 4 * 10 ** (-35 / 10)  # PSNR above 35 dB, of weights that were not trained
+    assert torch.equal(vq.encode(expected["images"]).flatten(1), expected["encode_codes"].long())

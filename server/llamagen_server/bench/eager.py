@@ -1,8 +1,9 @@
 """The baseline: LlamaGen in plain eager PyTorch, doing what the official code does (``gpt.py``, ``generate.py``).
 
 Both guidance streams are rows of one batch, the class embedding is the prefix, each step runs the model, mixes the
-logits, keeps the top k and draws one code for each image. Attention sees the whole static KV cache behind a mask, its
-heads repeated for grouped queries even where there is nothing to repeat, as in the official code.
+logits, keeps the top k and draws one code for each image. The operations are the official ones too: norms and rotations
+written out, attention over the whole static KV cache behind a mask, its heads repeated for grouped queries even where
+there is nothing to repeat, and the ``math`` kernel, which the official sampler allows alone.
 """
 
 from __future__ import annotations
@@ -10,8 +11,20 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vllm_llamagen.config import LlamaGenConfig
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
 
 
 class Attention(nn.Module):
@@ -28,23 +41,23 @@ class Attention(nn.Module):
         self.register_buffer("v_cache", torch.zeros(shape, dtype=dtype), persistent=False)
 
     def forward(self, x: Tensor, rotation: Tensor, position: int, mask: Tensor) -> Tensor:
-        """x [rows, dim], rotation complex [head_dim / 2] of this position, mask [1, tokens] -> [rows, dim]."""
-        qkv = self.wqkv(x).view(len(x), -1, self.head_dim)
+        """x [rows, 1, dim], rotation [head_dim / 2, 2] of this position, mask [1, tokens] -> [rows, 1, dim]."""
+        qkv = self.wqkv(x).view(len(x), 1, -1, self.head_dim).transpose(1, 2)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        self.k_cache[:, :, position] = rotate(k, rotation)
-        self.v_cache[:, :, position] = v
+        self.k_cache[:, :, position] = rotate(k, rotation)[:, :, 0]
+        self.v_cache[:, :, position] = v[:, :, 0]
         repeats = self.heads // self.kv_heads
         keys, values = (cache.repeat_interleave(repeats, dim=1) for cache in (self.k_cache, self.v_cache))
-        y = F.scaled_dot_product_attention(rotate(q, rotation)[:, :, None], keys, values, attn_mask=mask)
-        return self.wo(y.flatten(1))
+        y = F.scaled_dot_product_attention(rotate(q, rotation), keys, values, attn_mask=mask)
+        return self.wo(y.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
     def __init__(self, config: LlamaGenConfig, rows: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.attention = Attention(config, rows, dtype)
-        self.attention_norm = nn.RMSNorm(config.dim, config.norm_eps)
-        self.ffn_norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.w1 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
         self.w3 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
         self.w2 = nn.Linear(config.ffn_hidden_dim, config.dim, bias=False)
@@ -65,17 +78,18 @@ class EagerGPT(nn.Module):
         self.cls_embedding = nn.Embedding(config.num_classes + 1, config.dim)
         self.tok_embeddings = nn.Embedding(config.codebook_size, config.dim)
         self.layers = nn.ModuleList(Block(config, images * self.streams, dtype) for _ in range(config.n_layer))
-        self.norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.codebook_size, bias=False)
         self.rotations = rotations(config)
         self.masks = torch.ones(config.num_image_tokens, config.num_image_tokens, dtype=torch.bool).tril()[:, None]
         self.to(dtype)
 
     @torch.inference_mode()
+    @sdpa_kernel(SDPBackend.MATH)
     def generate(self, classes: Tensor, cfg_scale: float, top_k: int, temperature: float = 1.0) -> Tensor:
         """Codes of one image per class id, int64 [images, tokens]. Temperature 0 is greedy."""
         null = torch.full_like(classes, self.config.num_classes)
-        hidden = self.cls_embedding(torch.cat([classes, null]) if self.streams == 2 else classes)
+        hidden = self.cls_embedding(torch.cat([classes, null]) if self.streams == 2 else classes)[:, None]
         codes: list[Tensor] = []
         for position in range(self.config.num_image_tokens):
             logits = self._step(hidden, position)
@@ -83,13 +97,13 @@ class EagerGPT(nn.Module):
                 cond, uncond = logits.chunk(2)
                 logits = uncond + (cond - uncond) * cfg_scale
             codes.append(draw(logits, top_k, temperature))
-            hidden = self.tok_embeddings(codes[-1].repeat(self.streams))
+            hidden = self.tok_embeddings(codes[-1].repeat(self.streams))[:, None]
         return torch.stack(codes, dim=1)
 
     def _step(self, hidden: Tensor, position: int) -> Tensor:
         for layer in self.layers:
             hidden = layer(hidden, self.rotations[position], position, self.masks[position])
-        return self.output(self.norm(hidden)).float()
+        return self.output(self.norm(hidden)).float()[:, -1]
 
 
 def draw(logits: Tensor, top_k: int, temperature: float) -> Tensor:
@@ -104,16 +118,21 @@ def draw(logits: Tensor, top_k: int, temperature: float) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotates neighbouring pairs of the last dimension. x [rows, heads, head_dim]."""
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * rotation).flatten(-2).type_as(x)
+    """Rotates neighbouring pairs of the last dimension. x [rows, heads, 1, head_dim], rotation [head_dim / 2, 2]."""
+    pairs = x.float().reshape(*x.shape[:-1], -1, 2)
+    cos, sin = rotation.unbind(-1)
+    first, second = pairs.unbind(-1)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2).type_as(x)
 
 
 def rotations(config: LlamaGenConfig) -> Tensor:
-    """Complex [tokens, head_dim / 2]: zero for the class, as in the official table; then each code's row and column."""
+    """Cosines and sines [tokens, head_dim / 2, 2]: zero for the class, as in the official table, then each code's.
+
+    Half of the pairs turn with the code's row, half with its column.
+    """
     half = config.dim // config.n_head // 2
     frequencies = config.rope_base ** (-torch.arange(0, half, 2).float() / half)
     index = torch.arange(config.num_image_tokens - 1)
     rows, columns = index // config.grid_size, index % config.grid_size
     angles = torch.cat([torch.outer(rows.float(), frequencies), torch.outer(columns.float(), frequencies)], dim=1)
-    return torch.cat([torch.zeros(1, half), torch.polar(torch.ones_like(angles), angles)])
+    return torch.cat([torch.zeros(1, half, 2), torch.stack([angles.cos(), angles.sin()], dim=-1)])

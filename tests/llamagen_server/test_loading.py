@@ -1,0 +1,88 @@
+"""How the stages and the engine are placed on a CPU, and the dtype of the decoder."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from demo.patches import patch_table
+from demo.scenes import render, sample_scene
+from llamagen_server import loading, vllm_args
+from llamagen_server.model_dir import ModelDir
+from llamagen_tokenizer import load_vq, to_uint8
+from vllm_llamagen.config import LlamaGenConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Gives the other tests their threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def decoder_dtype(model: ModelDir, choice: str = "auto") -> torch.dtype:
+    stage = loading.image_tokenizer(model, CPU, choice)
+    return next(stage._vq.decoder.parameters()).dtype
+
+
+@pytest.mark.parametrize(("units", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)])
+def test_auto_is_bfloat16_for_halved_weights_where_there_are_units(
+    units: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {units: True})
+    assert decoder_dtype(loading.open_model(None)) == dtype  # the demo's weights are stored in float16
+    assert decoder_dtype(loading.open_model(class_model_dir)) == torch.float32  # as the official ones
+    assert decoder_dtype(loading.open_model(None), "float32") == torch.float32
+    assert decoder_dtype(loading.open_model(class_model_dir), "bfloat16") == torch.bfloat16
+
+
+def test_the_demo_in_bfloat16_is_close_to_float32() -> None:
+    """On pictures as it was trained on; docs/demo.md has the figures."""
+    rng = random.Random(0)
+    scenes = [render(sample_scene(rng)) for _ in range(8)]
+    codes = torch.from_numpy(np.stack([patch_table().codes(scene) for scene in scenes])).view(-1, 8, 8)
+    path = loading.open_model(None).vq_path
+    exact, rounded = load_vq(path).decode(codes), load_vq(path).decode_in(torch.bfloat16).decode(codes)
+    error = (exact.clamp(-1, 1) - rounded.clamp(-1, 1)).square().mean()
+    assert -10 * torch.log10(error / 4) > 50
+    steps = (to_uint8(exact).int() - to_uint8(rounded).int()).abs()
+    assert steps.float().mean() < 0.5
+
+
+async def test_a_small_decoder_takes_one_thread_for_each_picture(class_model_dir: Path) -> None:
+    stage = loading.image_tokenizer(loading.open_model(class_model_dir), CPU)
+    assert torch.get_num_threads() == 1
+    assert stage._threads._max_workers == vllm_args.cores()
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Takes back what the defaults set."""
+    before = dict(os.environ)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(("cores", "dim", "threads"), [(2, 64, "1"), (2, 768, "2"), (4, 768, "4"), (8, 768, None)])
+def test_threads_of_the_engine(
+    cores: int, dim: int, threads: str | None, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
+) -> None:
+    monkeypatch.setattr(vllm_args, "cores", lambda: cores)
+    config = LlamaGenConfig(architectures=["LlamaGenForCausalLM"], dim=dim, n_head=2, n_kv_head=2)
+    arguments = vllm_args.engine_args(vllm_args.default_flags(), str(class_model_dir), config)
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+    assert (arguments.distributed_executor_backend is not None) == (threads is not None)
+    assert arguments.block_size == 32
