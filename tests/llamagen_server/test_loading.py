@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from demo.patches import patch_table
 from demo.scenes import render, sample_scene
+
 from llamagen_server import loading, vllm_args
 from llamagen_server.model_dir import ModelDir
 from llamagen_tokenizer import load_vq, to_uint8
