@@ -38,6 +38,7 @@ CONFIG = VQConfig(  # of the first stage
     z_channels=64,
     ch=32,
     num_res_blocks=1,
+    dtype="bfloat16",
 )
 BATCHES = {4: 32, 8: 16, 16: 8}
 """Images per step, by the pixels per code of the stage."""

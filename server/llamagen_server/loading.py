@@ -13,7 +13,6 @@ from llamagen_server import vllm_args
 from llamagen_server.engine import VLLMEngine
 from llamagen_server.image_tokenizer import ImageTokenizer
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.model_dir.tensor_files import stored_dtypes
 from llamagen_server.pipeline import MAX_IN_FLIGHT, Pipeline
 from llamagen_server.text_encoder import TextEncoder
 from llamagen_server.text_stage import TextStage
@@ -29,8 +28,7 @@ MAX_BATCH = {"cpu": 1, "cuda": 8}
 
 
 VQ_DTYPES = ("auto", "float32", "bfloat16")
-"""What pixels are decoded in. ``auto`` is float32, as in the official code, except for a tokenizer whose weights are
-stored in half precision: that one runs in bfloat16 where the device has units for it."""
+"""What pixels are decoded in. ``auto``: what the tokenizer's config says, float32 on a device without units for it."""
 
 
 def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
@@ -76,8 +74,7 @@ def stage_device() -> torch.device:
 def image_tokenizer(model: ModelDir, device: torch.device, dtype: str = "auto") -> ImageTokenizer:
     """The stage after the engine, decoding in ``dtype``, one of VQ_DTYPES."""
     if dtype == "auto":
-        halved = not stored_dtypes(model.vq_path) & {"F32", "F64"}
-        dtype = "bfloat16" if halved and _computes_bfloat16(device) else "float32"
+        dtype = model.vq_config.dtype if _computes_bfloat16(device) else "float32"
     logger.info("decoding pixels in %s", dtype)
     vq = load_vq(model.vq_path).decode_in(getattr(torch, dtype)).to(device)
     calls = 1

@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vq-dtype",
         choices=loading.VQ_DTYPES,
         default="auto",
-        help="dtype in which pixels are decoded; auto: float32, or bfloat16 for weights stored in half precision "
-        "where the device has units for it",
+        help="dtype in which pixels are decoded; auto: that of the image tokenizer's config (float32 for the official "
+        "ones), but float32 on a device without units for it",
     )
     vllm_args.add_arguments(parser)
     parser.set_defaults(shutdown_timeout=DRAIN_SECONDS)

@@ -35,11 +35,11 @@ def decoder_dtype(model: ModelDir, choice: str = "auto") -> torch.dtype:
 
 
 @pytest.mark.parametrize(("units", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)])
-def test_auto_is_bfloat16_for_halved_weights_where_there_are_units(
+def test_auto_is_what_the_tokenizer_asks_for_where_there_are_units(
     units: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {units: True})
-    assert decoder_dtype(loading.open_model(None)) == dtype  # the demo's weights are stored in float16
+    assert decoder_dtype(loading.open_model(None)) == dtype  # its config says bfloat16
     assert decoder_dtype(loading.open_model(class_model_dir)) == torch.float32  # as the official ones
     assert decoder_dtype(loading.open_model(None), "float32") == torch.float32
     assert decoder_dtype(loading.open_model(class_model_dir), "bfloat16") == torch.bfloat16
@@ -81,7 +81,7 @@ def test_threads_of_the_engine(
     cores: int, dim: int, threads: str | None, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
 ) -> None:
     monkeypatch.setattr(vllm_args, "cores", lambda: cores)
-    config = LlamaGenConfig(architectures=["LlamaGenForCausalLM"], dim=dim, n_head=2, n_kv_head=2)
+    config = LlamaGenConfig(architectures=["LlamaGenForCausalLM"], dim=dim, n_head=dim // 64, n_kv_head=dim // 64)
     arguments = vllm_args.engine_args(vllm_args.default_flags(), str(class_model_dir), config)
     assert os.environ.get("OMP_NUM_THREADS") == threads
     assert (arguments.distributed_executor_backend is not None) == (threads is not None)

@@ -239,7 +239,7 @@ def test_compiled_text_model_tokens(start_engine: StartEngine, text_model_dir: P
 
 def test_preempted_images_are_the_same(start_engine: StartEngine, text_model_dir: Path, text_model: Golden) -> None:
     """Too few KV blocks for all, and a step that has not room for all prompts: greedy and seeded."""
-    flags = {"num_gpu_blocks_override": 5, "max_num_batched_tokens": 190, "disable_log_stats": False}
+    flags = {"num_gpu_blocks_override": 14, "max_num_batched_tokens": 190, "disable_log_stats": False}
     crowded = replace(text_model, llm=start_engine(text_model_dir, **flags))
     assert crowded.wrong_tokens() == 0
     prompts = [text_model.prompt(i % 3) for i in range(12)]

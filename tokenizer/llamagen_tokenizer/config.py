@@ -23,6 +23,8 @@ class VQConfig:
     z_channels: int = 256
     ch: int = 128
     num_res_blocks: int = 2
+    dtype: str = "float32"
+    """What pixels are decoded in: ``float32``, as in the official code, or ``bfloat16`` where the device has units for it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoder_ch_mult", tuple(self.encoder_ch_mult))
@@ -32,6 +34,8 @@ class VQConfig:
                 f"encoder_ch_mult has {len(self.encoder_ch_mult)} resolutions, "
                 f"decoder_ch_mult has {len(self.decoder_ch_mult)}; they must be equal"
             )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {self.dtype!r}, must be 'float32' or 'bfloat16'")
         if self.ch % 32:
             raise ValueError(f"ch is {self.ch}, must be a multiple of 32 (GroupNorm has 32 groups)")
 

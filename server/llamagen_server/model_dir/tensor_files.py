@@ -1,4 +1,4 @@
-"""Tensors in files: their shapes and dtypes, without reading them, and some of them."""
+"""Tensors in files: their shapes, without reading them, and some of them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,6 @@ def stored_shapes(directory: Path) -> dict[str, list[int]]:
             raise ValueError(f"{directory / name}: tensor {missing[0]} is missing, {INDEX} lists it")
         shapes |= found
     return shapes
-
-
-def stored_dtypes(directory: Path) -> set[str]:
-    """Names of the dtypes in ``model.safetensors`` as its header has them: ``F32``, ``BF16``, ``F16``."""
-    with safe_open(directory / "model.safetensors", "pt") as file:
-        return {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
 
 
 def read_tensors(directory: Path, names: Collection[str]) -> dict[str, Tensor]:
