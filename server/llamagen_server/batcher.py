@@ -39,7 +39,7 @@ class Batcher(Generic[Item, Out]):
         self._workers: list[asyncio.Task[None]] = []
 
     async def __call__(self, item: Item) -> Out:
-        """The result for one item. Cancelling it takes the item back if its call has not begun.
+        """The result for one item. Cancelling it takes the item back if no worker has taken it.
 
         Raises:
             Exception: what ``work`` raised, for every item of the call.

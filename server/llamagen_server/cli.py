@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import logging
 import os
 import sys
-from contextlib import suppress
 
 from llamagen_server import __version__
 from llamagen_server.errors import EngineError
@@ -26,7 +24,6 @@ def main(argv: list[str] | None = None) -> None:
     """Runs one command. A wrong argument or file ends it with one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     _set_environment()
-    _keep_freed_memory()
     logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
     logging.getLogger("llamagen_server").setLevel(logging.INFO)
     command = argv[0] if argv else ""
@@ -84,15 +81,3 @@ def _set_environment() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # The V2 model runner has another logits-processor interface; it stays off until it is verified on a GPU.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep large blocks that are freed (``man mallopt``).
-
-    A decoder on a CPU takes them anew for each picture; the kernel would map and clear their pages each time.
-    """
-    trim_threshold, mmap_threshold = -1, -3
-    with suppress(OSError, AttributeError, TypeError):  # another C library has no such thing
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 2**30)
-        mallopt(trim_threshold, 2**31 - 1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +31,7 @@ MAX_BATCH = {"cpu": 1, "cuda": 8}
 
 
 VQ_DTYPES = ("auto", "float32", "bfloat16")
-"""What pixels are decoded in. ``auto``: what the tokenizer's config says, float32 on a device without units for it."""
+"""What pixels are decoded in. ``auto``: what the tokenizer's config says on a CPU with units for it, else float32."""
 
 
 def open_model(path: str | Path | None, guidance_streams: int = 2) -> ModelDir:
@@ -74,22 +77,38 @@ def stage_device() -> torch.device:
 def image_tokenizer(model: ModelDir, device: torch.device, dtype: str = "auto") -> ImageTokenizer:
     """The stage after the engine, decoding in ``dtype``, one of VQ_DTYPES."""
     if dtype == "auto":
-        dtype = model.vq_config.dtype if _computes_bfloat16(device) else "float32"
+        dtype = model.vq_config.dtype if device.type == "cpu" and _computes_bfloat16() else "float32"
     logger.info("decoding pixels in %s", dtype)
     vq = load_vq(model.vq_path).decode_in(getattr(torch, dtype)).to(device)
     calls = 1
-    if device.type == "cpu" and sum(weight.numel() for weight in vq.parameters()) < vllm_args.SMALL:
-        calls = vllm_args.cores()  # side by side, on one thread each
-        torch.set_num_threads(1)
+    if device.type == "cpu":
+        _keep_freed_memory()
+        is_small = sum(weight.numel() for weight in vq.parameters()) < vllm_args.SMALL
+        if is_small and vllm_args.cores() <= vllm_args.FEW_CORES:
+            calls = vllm_args.cores()  # side by side, on one thread each
+            torch.set_num_threads(1)
     return ImageTokenizer(vq, model.config.grid_size, MAX_BATCH[device.type], calls)
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device has units for bfloat16; without them it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+def _computes_bfloat16() -> bool:
+    """Whether this CPU has units for bfloat16; without them it is slower than float32."""
     found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep large blocks that are freed (``man mallopt``), unless the environment says how it should behave.
+
+    A decoder on a CPU takes them anew for each picture; the kernel would map and clear their pages each time.
+    """
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with suppress(OSError, AttributeError, TypeError):  # another C library has no such thing
+        mallopt = ctypes.CDLL(None).mallopt
+        if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):  # glibc below 2.35 takes 32 MiB at most
+            mallopt(trim_threshold, 2**31 - 1)
+            mallopt(arena_max, 1)  # the heaps of other arenas end at 64 MiB
 
 
 def text_stage(model: ModelDir, device: torch.device) -> TextStage:

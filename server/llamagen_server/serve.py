@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=loading.VQ_DTYPES,
         default="auto",
         help="dtype in which pixels are decoded; auto: that of the image tokenizer's config (float32 for the official "
-        "ones), but float32 on a device without units for it",
+        "ones) on a CPU with units for it, else float32",
     )
     vllm_args.add_arguments(parser)
     parser.set_defaults(shutdown_timeout=DRAIN_SECONDS)

@@ -51,6 +51,22 @@ async def test_calls_run_side_by_side() -> None:
         meeting.wait()
         return items
 
-    with ThreadPoolExecutor(2) as threads:
-        batcher = Batcher("decode", meet, threads, calls=2)
-        assert await asyncio.gather(*(batcher(item) for item in range(6))) == list(range(6))
+    running, most = 0, 0
+
+    def count(items: list[int]) -> list[int]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        meet(items)
+        running -= 1
+        return items
+
+    with ThreadPoolExecutor(4) as threads:
+        batcher = Batcher("decode", count, threads, calls=2)
+        tasks = [asyncio.create_task(batcher(item)) for item in range(7)]
+        await asyncio.sleep(0)
+        tasks[6].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[:6] == list(range(6))
+    assert isinstance(results[6], asyncio.CancelledError)
+    assert most == 2

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from demo.patches import patch_table
 from demo.scenes import render, sample_scene
+from vllm.platforms import current_platform
 
 from llamagen_server import loading, vllm_args
 from llamagen_server.model_dir import ModelDir
@@ -22,11 +23,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Gives the other tests their threads back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the number of torch's threads was set to."""
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    return asked
 
 
 def decoder_dtype(model: ModelDir, choice: str = "auto") -> torch.dtype:
@@ -58,31 +59,38 @@ def test_the_demo_in_bfloat16_is_close_to_float32() -> None:
     assert steps.float().mean() < 0.5
 
 
-async def test_a_small_decoder_takes_one_thread_for_each_picture(class_model_dir: Path) -> None:
-    stage = loading.image_tokenizer(loading.open_model(class_model_dir), CPU)
-    assert torch.get_num_threads() == 1
-    assert stage._threads._max_workers == vllm_args.cores()
-
-
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Takes back what the defaults set."""
-    before = dict(os.environ)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize(("cores", "dim", "threads"), [(2, 64, "1"), (2, 768, "2"), (4, 768, "4"), (8, 768, None)])
-def test_threads_of_the_engine(
-    cores: int, dim: int, threads: str | None, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
+@pytest.mark.parametrize(("cores", "small", "calls"), [(3, 2**23, 3), (3, 0, 1), (8, 2**23, 1)])
+def test_a_small_decoder_takes_one_thread_for_each_picture_on_few_cores(
+    cores: int, small: int, calls: int, threads: list[int], monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
 ) -> None:
     monkeypatch.setattr(vllm_args, "cores", lambda: cores)
-    config = LlamaGenConfig(architectures=["LlamaGenForCausalLM"], dim=dim, n_head=dim // 64, n_kv_head=dim // 64)
-    arguments = vllm_args.engine_args(vllm_args.default_flags(), str(class_model_dir), config)
-    assert os.environ.get("OMP_NUM_THREADS") == threads
+    monkeypatch.setattr(vllm_args, "SMALL", small)
+    stage = loading.image_tokenizer(loading.open_model(class_model_dir), CPU)
+    assert stage._threads._max_workers == calls
+    assert threads == ([1] if calls > 1 else [])
+
+
+@pytest.mark.parametrize(
+    ("cores", "dim", "given", "threads"),
+    [(2, 64, None, "1"), (2, 768, None, "2"), (4, 768, None, "4"), (8, 768, None, None), (2, 64, "2", "2")],
+)
+def test_threads_of_the_engine(
+    cores: int, dim: int, given: str | None, threads: str | None, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
+) -> None:
+    if not current_platform.is_cpu():
+        pytest.skip("a GPU's engine needs none")
+    monkeypatch.setattr(vllm_args, "cores", lambda: cores)
+    config = LlamaGenConfig(
+        architectures=["LlamaGenForCausalLM"], dim=dim, n_head=dim // 64, n_kv_head=dim // 64, ffn_hidden_dim=dim
+    )
+    with mock.patch.dict(os.environ):
+        os.environ.pop("VLLM_CPU_OMP_THREADS_BIND", None)
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if given:
+            os.environ["OMP_NUM_THREADS"] = given
+        arguments = vllm_args.engine_args(vllm_args.default_flags(), str(class_model_dir), config)
+        assert os.environ.get("OMP_NUM_THREADS") == threads
+        larger = vllm_args.engine_args(vllm_args.default_flags(block_size=128), str(class_model_dir), config)
     assert (arguments.distributed_executor_backend is not None) == (threads is not None)
     assert arguments.block_size == 32
+    assert larger.block_size == 128

@@ -24,7 +24,7 @@ class VQConfig:
     ch: int = 128
     num_res_blocks: int = 2
     dtype: str = "float32"
-    """What pixels are decoded in: ``float32``, as in the official code, or ``bfloat16`` where the device has units for it."""
+    """What pixels are decoded in: ``float32`` (official), or ``bfloat16`` on a CPU that has units for it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoder_ch_mult", tuple(self.encoder_ch_mult))

@@ -3,7 +3,7 @@
 Both guidance streams are rows of one batch, the class embedding is the prefix, each step runs the model, mixes the
 logits, keeps the top k and draws one code for each image. The operations are the official ones too: norms and rotations
 written out, attention over the whole static KV cache behind a mask, its heads repeated for grouped queries even where
-there is nothing to repeat, and the ``math`` kernel, which the official sampler allows alone.
+there is nothing to repeat, and no flash or memory-efficient kernel, which the official sampler forbids.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class EagerGPT(nn.Module):
         self.to(dtype)
 
     @torch.inference_mode()
-    @sdpa_kernel(SDPBackend.MATH)
+    @sdpa_kernel([SDPBackend.MATH, SDPBackend.CUDNN_ATTENTION])
     def generate(self, classes: Tensor, cfg_scale: float, top_k: int, temperature: float = 1.0) -> Tensor:
         """Codes of one image per class id, int64 [images, tokens]. Temperature 0 is greedy."""
         null = torch.full_like(classes, self.config.num_classes)
