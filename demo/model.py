@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llamagen_server.bench.eager import RMSNorm, rotate
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -66,25 +68,6 @@ def rotary_table(config: GPTConfig) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotates interleaved pairs in float32. x [B, L, H, D], table [L, D / 2, 2]."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    cos, sin = table[:, None, :, 0], table[:, None, :, 1]
-    first, second = pairs.unbind(-1)
-    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2).type_as(x)
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
-
-
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -96,6 +79,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, table: Tensor, mask: Tensor) -> Tensor:
         """x [B, L, dim], table [L, head_dim / 2, 2], mask bool [B, 1, L, L] -> [B, L, dim]."""
         q, k, v = (p.unflatten(-1, (-1, self.config.head_dim)) for p in self.wqkv(x).split(self.widths, dim=-1))
+        table = table[:, None]  # the same for all heads
         q, k, v = rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2), v.transpose(1, 2)
         grouped = self.config.kv_heads != self.config.n_head
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)

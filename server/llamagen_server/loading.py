@@ -29,7 +29,6 @@ DEMO_MODEL = Path(__file__).parent / "demo_model"
 MAX_BATCH = {"cpu": 1, "cuda": 8}
 """Items that a stage does in one call. A CPU is no faster at several, and the first would wait for the last."""
 
-
 VQ_DTYPES = ("auto", "float32", "bfloat16")
 """What pixels are decoded in. ``auto``: what the tokenizer's config says on a CPU with units for it, else float32."""
 
@@ -83,8 +82,7 @@ def image_tokenizer(model: ModelDir, device: torch.device, dtype: str = "auto") 
     calls = 1
     if device.type == "cpu":
         _keep_freed_memory()
-        is_small = sum(weight.numel() for weight in vq.parameters()) < vllm_args.SMALL
-        if is_small and vllm_args.cores() <= vllm_args.FEW_CORES:
+        if vllm_args.threads_on_few_cores(sum(weight.numel() for weight in vq.parameters())) == 1:
             calls = vllm_args.cores()  # side by side, on one thread each
             torch.set_num_threads(1)
     return ImageTokenizer(vq, model.config.grid_size, MAX_BATCH[device.type], calls)

@@ -117,8 +117,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_on_few_cores(weights: int) -> int | None:
+    """Threads for a network of so many weights: one for a small one, else all cores. None on a machine with many."""
+    if cores() > FEW_CORES:
+        return None
+    return 1 if weights < SMALL else cores()
+
+
 def _small_machine(args: argparse.Namespace, config: LlamaGenConfig) -> None:
-    """On a few cores the engine is one process that has them all, or one of them for a small model.
+    """On a few cores the engine is one process, with `threads_on_few_cores`.
 
     vLLM would start a second one for the model and keep a core back for the first, which hardly needs it.
     """
@@ -126,9 +133,10 @@ def _small_machine(args: argparse.Namespace, config: LlamaGenConfig) -> None:
 
     is_placed = args.distributed_executor_backend or "VLLM_CPU_OMP_THREADS_BIND" in os.environ
     is_parallel = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size > 1
-    if cores() <= FEW_CORES and not is_placed and not is_parallel:
+    threads = threads_on_few_cores(config.step_weights)
+    if threads and not is_placed and not is_parallel:
         args.distributed_executor_backend = UniProcExecutor
-        os.environ.setdefault("OMP_NUM_THREADS", str(1 if config.step_weights < SMALL else cores()))
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def missing_for_compilation() -> str | None:

@@ -46,23 +46,18 @@ async def test_an_error_reaches_those_of_its_call_only() -> None:
 
 async def test_calls_run_side_by_side() -> None:
     meeting = threading.Barrier(2, timeout=10)
-
-    def meet(items: list[int]) -> list[int]:
-        meeting.wait()
-        return items
-
     running, most = 0, 0
 
-    def count(items: list[int]) -> list[int]:
+    def meet(items: list[int]) -> list[int]:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        meet(items)
+        meeting.wait()
         running -= 1
         return items
 
     with ThreadPoolExecutor(4) as threads:
-        batcher = Batcher("decode", count, threads, calls=2)
+        batcher = Batcher("decode", meet, threads, calls=2)
         tasks = [asyncio.create_task(batcher(item)) for item in range(7)]
         await asyncio.sleep(0)
         tasks[6].cancel()

@@ -118,7 +118,7 @@ def draw(logits: Tensor, top_k: int, temperature: float) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotates neighbouring pairs of the last dimension. x [rows, heads, 1, head_dim], rotation [head_dim / 2, 2]."""
+    """Rotates neighbouring pairs of the last dimension. x [..., head_dim], rotation [..., head_dim / 2, 2]."""
     pairs = x.float().reshape(*x.shape[:-1], -1, 2)
     cos, sin = rotation.unbind(-1)
     first, second = pairs.unbind(-1)

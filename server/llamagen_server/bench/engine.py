@@ -186,9 +186,8 @@ def _start(config: LlamaGenConfig, args: argparse.Namespace) -> LLM:
             max_num_seqs=max(args.batch),
             disable_log_stats=True,
         )
-        if (
-            loading.stage_device().type == "cuda"
-        ):  # not all that is free, for the baseline needs room too; vLLM's blocks have 16 tokens
+        if loading.stage_device().type == "cuda":
+            # Not all that is free, for the baseline needs room too. vLLM's blocks have 16 tokens there.
             flags.kv_cache_memory_bytes = (max(args.batch) + 1) * vllm_args.kv_cache_bytes(config, args.dtype, 16)
         return vllm_args.start_offline_engine(vllm_args.engine_args(flags, str(args.model or directory), config))
 
