@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
-from llamagen_server.engine import EngineOutput, EngineRequest
-from llamagen_server.errors import EngineError
+from llamagen_server.core.errors import EngineError
+from llamagen_server.engine.vllm_engine import EngineOutput, EngineRequest
 
 
 class FakeEngine:

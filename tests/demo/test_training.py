@@ -19,7 +19,7 @@ from demo.vq_start import fresh, grown
 from tests.conftest import Convert
 
 from demo import train_vq
-from llamagen_server import loading
+from llamagen_server.pipeline import build as loading
 from llamagen_tokenizer.config import VQConfig
 
 TINY_GPT = GPTConfig(dim=32, n_layer=1, n_head=2, caption_dim=16, vocab_size=len(patch_table()))

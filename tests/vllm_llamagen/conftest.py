@@ -21,7 +21,7 @@ def start_engine() -> Iterator[Callable[..., LLM]]:
     Float32 and eager unless told otherwise.
     All are shut down at the end together: vLLM's process groups are those of the process, and go with the first engine.
     """
-    from llamagen_server import vllm_args
+    from llamagen_server.engine import arguments as vllm_args
 
     engines: list[LLM] = []
 

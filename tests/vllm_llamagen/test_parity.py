@@ -16,7 +16,7 @@ from torch import Tensor
 from vllm import LLM, SamplingParams
 from vllm.model_executor.layers.linear import LinearBase
 
-from vllm_llamagen.condition import TextCondition
+from vllm_llamagen.caption_projection import TextCondition
 from vllm_llamagen.config import LlamaGenConfig
 
 pytestmark = pytest.mark.engine
@@ -264,7 +264,7 @@ class TestMutations:
     """The parity test fails when guidance, the rotary table or the unconditional rows are broken on purpose."""
 
     def test_guidance_ignored(self, class_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vllm_llamagen import logits_processors
+        from vllm_llamagen import runner_v1 as logits_processors
 
         mix = logits_processors.mix
         monkeypatch.setattr(

@@ -18,7 +18,7 @@ def draw(model_dir: str, class_ids: list[int]) -> list[list[int]]:
     """Greedy codes at scale 4 from an engine with two workers."""
     from vllm import SamplingParams
 
-    from llamagen_server import vllm_args
+    from llamagen_server.engine import arguments as vllm_args
     from vllm_llamagen.config import LlamaGenConfig
 
     config = LlamaGenConfig.from_pretrained(model_dir)

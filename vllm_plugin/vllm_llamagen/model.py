@@ -27,8 +27,8 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec
 from vllm.sequence import IntermediateTensors
 
 from vllm_llamagen.config import LlamaGenConfig
-from vllm_llamagen.logits_processors import check_engine
 from vllm_llamagen.rotary import rotary_table, rotate
+from vllm_llamagen.runner_v1 import check_engine
 from vllm_llamagen.weights import check_shapes, engine_weights
 
 
@@ -173,7 +173,7 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
     """Predicts the codes of an image in raster order.
 
     `compute_logits` returns the logits of all streams side by side, ``[n, streams * codebook_size]``;
-    `vllm_llamagen.logits_processors` mixes them with each request's scale.
+    `vllm_llamagen.runner_v1` mixes them with each request's scale.
     """
 
     packed_modules_mapping: ClassVar[dict[str, list[str]]] = {"w13": ["w1", "w3"]}

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 
 from llamagen_server import __version__
-from llamagen_server.api import errors, generate, image_codes, image_store, openai, openapi, playground, system
-from llamagen_server.api.access_log import AccessLog
-from llamagen_server.api.guards import ApiKeys, BodyLimit
-from llamagen_server.pipeline import Pipeline
+from llamagen_server.api import errors, openapi
+from llamagen_server.api.middleware.access_log import AccessLog
+from llamagen_server.api.middleware.api_key import ApiKeys, BodyLimit
+from llamagen_server.api.routes import generate, image_store, playground
+from llamagen_server.api.routes import health as system
+from llamagen_server.api.routes import image_codec as image_codes
+from llamagen_server.api.routes import openai_images as openai
+from llamagen_server.pipeline.pipeline import Pipeline
 
 
 def create_app(model_name: str, pipeline: Pipeline | None = None, api_keys: Sequence[str] = ()) -> FastAPI:

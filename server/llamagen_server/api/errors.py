@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llamagen_server.api.disconnect import ClientGoneError
-from llamagen_server.errors import EngineError, InvalidRequestError, OverloadedError, describe
+from llamagen_server.core.errors import EngineError, InvalidRequestError, OverloadedError, describe
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from llamagen_server.api.guards import OPEN_PATHS
+from llamagen_server.api.middleware.api_key import OPEN_PATHS
 
 DESCRIPTIONS = {
     400: "The request is wrong; the message names the value and what is allowed.",

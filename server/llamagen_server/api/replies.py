@@ -13,9 +13,9 @@ from fastapi import Request
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from llamagen_server import metrics
-from llamagen_server.images import OutputFormat, encode_image
-from llamagen_server.pipeline import Result
+from llamagen_server.core import metrics
+from llamagen_server.image_files.files import OutputFormat, encode_image
+from llamagen_server.pipeline.pipeline import Result
 
 Pixels = NDArray[np.uint8]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from llamagen_server.bench import engine, serve
+from llamagen_server.bench import engine
+from llamagen_server.bench import http as serve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

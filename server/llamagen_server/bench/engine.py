@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llamagen_server import loading
-from llamagen_server.bench import floor
+from llamagen_server.bench import roofline as floor
 from llamagen_server.bench.eager import EagerGPT
 from llamagen_server.model_dir import ModelDir
+from llamagen_server.pipeline import build as loading
 from vllm_llamagen.config import SIZES, LlamaGenConfig
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ _PARTS = {
     "scheduling": (("sched/scheduler.py", "schedule"),),
     "model": (("vllm_llamagen/model.py", "forward"),),
     "logits": (("vllm_llamagen/model.py", "compute_logits"),),
-    "guidance": (("vllm_llamagen/logits_processors.py", "apply"),),
+    "guidance": (("vllm_llamagen/runner_v1.py", "apply"),),
     "sampling": (("sample/sampler.py", "sample"),),
     "output": (("sched/scheduler.py", "update_from_output"), ("engine/output_processor.py", "process_outputs")),
 }
@@ -175,7 +175,7 @@ def _prompts(model: ModelDir | None, config: LlamaGenConfig, count: int) -> list
 
 
 def _start(config: LlamaGenConfig, args: argparse.Namespace) -> LLM:
-    from llamagen_server import vllm_args
+    from llamagen_server.engine import arguments as vllm_args
 
     with tempfile.TemporaryDirectory() as directory:
         config.save_pretrained(directory)

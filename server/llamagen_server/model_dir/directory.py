@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from llamagen_server.model_dir.encoder_files import check_encoder
+from llamagen_server.model_dir.generation_config import SamplingDefaults, read_defaults
 from llamagen_server.model_dir.json_file import read_object
 from llamagen_server.model_dir.labels import Labels, read_labels
-from llamagen_server.model_dir.sampling_defaults import SamplingDefaults, read_defaults
 from llamagen_server.model_dir.tensor_files import difference, read_tensors, stored_shapes, vq_shapes
 from llamagen_tokenizer import VQConfig
 from vllm_llamagen.config import LlamaGenConfig
@@ -81,7 +81,7 @@ class ModelDir:
         return int(self.config.grid_size * self.vq_config.downsample)
 
     def text_condition_weights(self) -> dict[str, Tensor]:
-        """The tensors that `vllm_llamagen.condition.TextCondition` needs, of a text model."""
+        """The tensors that `vllm_llamagen.caption_projection.TextCondition` needs, of a text model."""
         return read_tensors(self.path, TEXT_CONDITION)
 
 

@@ -11,10 +11,10 @@ import torch
 from fastapi import FastAPI
 from tests.fake_engine import FakeEngine
 
-from llamagen_server import loading
 from llamagen_server.api.app import create_app
-from llamagen_server.image_tokenizer import ImageTokenizer
-from llamagen_server.pipeline import Pipeline
+from llamagen_server.pipeline import build as loading
+from llamagen_server.pipeline.pipeline import Pipeline
+from llamagen_server.stages.image_tokenizer import ImageTokenizer
 from llamagen_tokenizer import load_vq
 
 

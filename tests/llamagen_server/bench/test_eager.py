@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llamagen_server import loading
 from llamagen_server.bench.eager import EagerGPT, draw
+from llamagen_server.pipeline import build as loading
 
 
 @pytest.mark.parametrize("name", ["tiny_c2i", "tiny_c2i_hd100"])

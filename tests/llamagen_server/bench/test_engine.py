@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamagen_server.bench import floor
+from llamagen_server.bench import roofline as floor
 from vllm_llamagen.config import LlamaGenConfig
 
 

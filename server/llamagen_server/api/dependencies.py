@@ -1,0 +1,34 @@
+"""What routes share: the loaded model, its public name, the id of the request."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from llamagen_server.api.errors import unavailable
+from llamagen_server.pipeline.pipeline import Pipeline
+
+
+def _pipeline(request: Request) -> Pipeline:
+    pipeline: Pipeline | None = request.app.state.pipeline
+    if pipeline is None:
+        raise unavailable("the model is still loading")
+    if request.app.state.draining:
+        raise unavailable("the server is stopping")
+    return pipeline
+
+
+def _model_name(request: Request) -> str:
+    name: str = request.app.state.model_name
+    return name
+
+
+def _request_id(request: Request) -> str:
+    request_id: str = request.state.request_id
+    return request_id
+
+
+LoadedPipeline = Annotated[Pipeline, Depends(_pipeline)]
+ModelName = Annotated[str, Depends(_model_name)]
+RequestId = Annotated[str, Depends(_request_id)]

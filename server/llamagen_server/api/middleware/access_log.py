@@ -1,0 +1,58 @@
+"""Pure ASGI middleware: gives every request an id, logs one line when it is over, and answers unexpected errors."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamagen_server.api.errors import error_reply
+from llamagen_server.core import metrics
+
+logger = logging.getLogger(__name__)
+
+_PROBES = ("/health", "/ready", "/ping", "/load", "/metrics")
+_CLIENT_ID = re.compile(r"[\w.-]{1,64}")
+
+
+class AccessLog:
+    """The id is the client's ``x-request-id`` if it is short and plain, else a new one; each reply carries it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _CLIENT_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {}).update(request_id=request_id, start=start)
+        status = "aborted"
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:  # here, where the reply still gets its id
+            if status != "aborted":
+                raise
+            await error_reply(error)(scope, receive, send_with_id)
+        finally:
+            metrics.REPLIES.labels(status).inc()
+            duration = (time.perf_counter() - start) * 1000
+            level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+            logger.log(
+                level, "%s %s %s %s %.0f ms", request_id, scope["method"], quote(scope["path"]), status, duration
+            )

@@ -1,0 +1,136 @@
+"""``POST /generate``: our own API, with everything the model can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from llamagen_server.api.dependencies import LoadedPipeline, ModelName, RequestId
+from llamagen_server.api.disconnect import unless_disconnected
+from llamagen_server.api.errors import ApiError
+from llamagen_server.api.openapi import PICTURES, events
+from llamagen_server.api.replies import Usage, b64, encode_file, encode_files, timings
+from llamagen_server.api.sse import Event, stream_events
+from llamagen_server.core.request import ImageRequest
+from llamagen_server.image_files.files import OutputFormat
+from llamagen_server.pipeline.pipeline import Picture, Preview, Result
+
+router = APIRouter(tags=["generate"])
+
+ACCEPTED: dict[str, OutputFormat] = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg"}
+
+
+class GenerateRequest(ImageRequest):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a large red circle on a white background", "n": 2, "seed": 7}]}
+    )
+
+    output_format: OutputFormat = "png"
+    response_format: Literal["b64_json", "codes", "binary"] = Field(
+        "b64_json",
+        description="codes: the grid of codes and no pixels. binary: the file itself, as with the header "
+        "Accept: image/*; n must be 1.",
+    )
+    stream: bool = Field(False, description="Send server-sent events as pictures are made.")
+    partial_images: Annotated[int, Field(ge=0, le=16)] = Field(0, description="Previews of each picture in the stream.")
+
+
+class GeneratedImage(BaseModel):
+    b64_json: str | None = Field(None, description="The image file, base64.")
+    codes: list[int] | None = Field(None, description="The codes in raster order, with response_format codes.")
+    logprobs: list[float] | None = Field(None, description="Of each sampled code, with logprobs.")
+    seed: int = Field(description="Makes this picture again.")
+
+
+class GenerateResponse(BaseModel):
+    id: str
+    created: int = Field(description="Unix time, seconds.")
+    model: str
+    images: list[GeneratedImage]
+    usage: Usage
+    timings: dict[str, float] = Field(description="Milliseconds by stage.")
+
+
+def described(picture: Picture, body: GenerateRequest, file: bytes | None) -> GeneratedImage:
+    return GeneratedImage(
+        b64_json=None if file is None else b64(file),
+        codes=picture.codes if body.response_format == "codes" else None,
+        logprobs=picture.logprobs if body.logprobs else None,
+        seed=picture.seed,
+    )
+
+
+@router.post(
+    "/generate",
+    response_model=GenerateResponse,
+    response_model_exclude_none=True,
+    responses=PICTURES
+    | {200: {"content": events("partial_image", "completed", "done") | {kind: {} for kind in ACCEPTED}}},
+)
+async def generate(
+    body: GenerateRequest, request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
+) -> GenerateResponse | Response:
+    """Makes pictures of a prompt or a class."""
+    if body.stream:
+        return await _stream(body, request, pipeline, request_id)
+    accept = request.headers.get("accept", "")
+    asked = "response_format" in body.model_fields_set  # the body is more explicit than a header
+    binary = body.response_format == "binary" or (accept.startswith("image/") and not asked)
+    if "output_format" not in body.model_fields_set:
+        body.output_format = ACCEPTED.get(accept, body.output_format)
+    if binary and body.n != 1:
+        raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
+    pixels = body.response_format != "codes"
+    result = await unless_disconnected(request, pipeline.generate(body, request_id, pixels=pixels))
+    files: Sequence[Any] = await encode_files(result, body.output_format) if pixels else [None] * body.n
+    if binary:
+        seed = str(result.pictures[0].seed)
+        return Response(files[0], media_type=f"image/{body.output_format}", headers={"x-seed": seed})
+    return GenerateResponse(
+        id=request_id,
+        created=int(time.time()),
+        model=model,
+        images=[described(picture, body, file) for picture, file in zip(result.pictures, files, strict=True)],
+        usage=Usage.of(result),
+        timings=timings(request, result),
+    )
+
+
+async def _stream(body: GenerateRequest, request: Request, pipeline: LoadedPipeline, request_id: str) -> Response:
+    """Events ``partial_image`` and ``completed`` of each picture, then ``done`` with usage and timings."""
+    if body.response_format == "binary":
+        raise ApiError(400, "response_format is 'binary', must be 'b64_json' or 'codes' in a stream", "response_format")
+    pixels = body.response_format != "codes"
+
+    async def render(item: Preview | Picture) -> Event:
+        file = await encode_file(item.pixels, body.output_format) if pixels else None
+        if isinstance(item, Preview):
+            assert file is not None
+            event = {"index": item.index, "partial_image_index": item.number, "b64_json": b64(file)}
+            return {"type": "partial_image", **event}
+        return {"type": "completed", "index": item.index} | described(item, body, file).model_dump(exclude_none=True)
+
+    async def finish(result: Result) -> Event:
+        return {
+            "type": "done",
+            "id": request_id,
+            "usage": Usage.of(result).model_dump(),
+            "timings": timings(request, result),
+        }
+
+    return await stream_events(
+        request,
+        lambda on_event: pipeline.generate(
+            body,
+            request_id,
+            partial_images=body.partial_images if pixels else 0,
+            pixels=pixels,
+            on_event=on_event,
+        ),
+        render,
+        finish,
+    )

@@ -1,0 +1,85 @@
+"""``POST /tokenize`` and ``POST /detokenize``: the image tokenizer by itself."""
+
+from __future__ import annotations
+
+import base64
+from itertools import islice
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+
+from llamagen_server.api.dependencies import LoadedPipeline
+from llamagen_server.api.disconnect import unless_disconnected
+from llamagen_server.api.errors import ApiError
+from llamagen_server.api.openapi import errors
+from llamagen_server.api.replies import Pixels, b64, encode_file
+from llamagen_server.image_files.files import OutputFormat, center_crop, in_reader, read_image
+
+router = APIRouter(tags=["tokenizer"])
+
+
+class TokenizeRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image: str = Field(description="An image file, base64. One of another size is resized and cropped to the middle.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_unknown_is_enough(cls, values: Any) -> Any:
+        """A large body may hold a million unknown fields, and each would be described."""
+        return dict(islice(values.items(), 2)) if isinstance(values, dict) else values
+
+
+class TokenizeResponse(BaseModel):
+    codes: list[int] = Field(description="In raster order.")
+    grid: tuple[int, int] = Field(description="Rows and columns of codes.")
+
+
+class DetokenizeRequest(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"codes": [0] * 64, "output_format": "png"}]}
+    )
+
+    codes: Annotated[list[int], FailFast()] = Field(description="All codes of one image, in raster order.")
+    output_format: OutputFormat = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100)] = Field(95, description="Quality of webp and jpeg files.")
+
+
+class DetokenizeResponse(BaseModel):
+    b64_json: str = Field(description="The image file, base64.")
+    output_format: OutputFormat
+
+
+@router.post("/tokenize", responses=errors(400, 413, 429, 503))
+async def tokenize(body: TokenizeRequest, request: Request, pipeline: LoadedPipeline) -> TokenizeResponse:
+    """The codes of an image."""
+    side = pipeline.tokenizer.grid_size
+    pixels = await unless_disconnected(request, in_reader(lambda: _read(body.image, pipeline.tokenizer.side)))
+    codes = await unless_disconnected(request, pipeline.encode(pixels))
+    return TokenizeResponse(codes=codes, grid=(side, side))
+
+
+@router.post("/detokenize", responses=errors(400, 413, 429, 503))
+async def detokenize(body: DetokenizeRequest, request: Request, pipeline: LoadedPipeline) -> DetokenizeResponse:
+    """The image of codes."""
+    expected, last = pipeline.model.config.num_image_tokens, pipeline.model.config.codebook_size - 1
+    if len(body.codes) != expected:
+        raise ApiError(400, f"there are {len(body.codes)} codes, must be {expected}", "codes")
+    if bad := [code for code in body.codes if not 0 <= code <= last]:
+        raise ApiError(400, f"codes has {bad[0]}, must be 0 to {last}", "codes")
+    pixels = await unless_disconnected(request, pipeline.decode(body.codes))
+    file = await encode_file(pixels, body.output_format, body.output_compression)
+    return DetokenizeResponse(b64_json=b64(file), output_format=body.output_format)
+
+
+def _read(data: str, side: int) -> Pixels:
+    try:
+        file = base64.b64decode(data.partition("base64,")[2] or data, validate=True)
+    except ValueError:
+        raise ApiError(400, "image is not valid base64", "image") from None
+    try:
+        return np.array(center_crop(read_image(file).convert("RGB"), side))
+    except ValueError as error:
+        raise ApiError(400, f"image is {error}", "image") from None

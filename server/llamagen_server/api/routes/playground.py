@@ -1,0 +1,47 @@
+"""``GET /``: a page to try the model in a browser, and the files it is made of."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, HTTPException, Response
+
+router = APIRouter(include_in_schema=False)
+
+FOLDER = Path(__file__).parents[2] / "playground"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+HEADERS = {
+    "cache-control": "no-cache",  # browsers ask again, and mostly hear 304
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+IfNoneMatch = Annotated[str, Header()]
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+def page(if_none_match: IfNoneMatch = "") -> Response:
+    return _file("index.html", if_none_match)
+
+
+@router.api_route("/playground/{name}", methods=["GET", "HEAD"])
+def asset(name: str, if_none_match: IfNoneMatch = "") -> Response:
+    return _file(name, if_none_match)
+
+
+def _file(name: str, known: str) -> Response:
+    path = FOLDER / name
+    if path.suffix not in TYPES or path.parent != FOLDER or not path.is_file():
+        raise HTTPException(404)
+    content = path.read_bytes()
+    headers = {**HEADERS, "etag": f'"{hashlib.sha256(content).hexdigest()[:20]}"'}
+    if headers["etag"] in known:  # a list of tags, each perhaps with W/ before it
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=TYPES[path.suffix], headers=headers)

@@ -1,0 +1,88 @@
+"""Server-sent events: a picture that grows while the client watches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from llamagen_server.api.disconnect import unless_disconnected
+from llamagen_server.api.errors import error_reply
+from llamagen_server.pipeline.pipeline import OnEvent, Picture, Preview, Result
+
+Event = dict[str, Any]
+"""The data of one event; its ``type`` is the event's name."""
+
+Render = Callable[[Preview | Picture], Awaitable[Event | None]]
+Finish = Callable[[Result], Awaitable[Event | None]]
+Work = Callable[[OnEvent], Coroutine[Any, Any, Result]]
+
+
+async def stream_events(
+    request: Request,
+    work: Work,
+    render: Render,
+    finish: Finish,
+) -> StreamingResponse:
+    """Runs ``work`` and sends what it reports.
+
+    An error before the first event is raised, so that it becomes an ordinary error reply; a later one is sent as an
+    event. A client that hangs up cancels the work.
+
+    Args:
+        render: makes the event of a preview or a finished picture; None sends none.
+        finish: makes the last event of the stream; None sends none.
+    """
+    queue: asyncio.Queue[Preview | Picture | None] = asyncio.Queue()
+    task = asyncio.create_task(work(queue.put_nowait))
+    task.add_done_callback(lambda _: queue.put_nowait(None))
+    try:
+        first = await unless_disconnected(request, queue.get())
+        if first is None:
+            task.result()  # raises what went wrong
+    except BaseException:
+        task.cancel()
+        raise
+    return _EventResponse(_events(first, queue, task, render, finish), task)
+
+
+class _EventResponse(StreamingResponse):
+    """Cancels its work when it is over, however it ends and even if it never begins."""
+
+    def __init__(self, events: AsyncIterator[bytes], work: asyncio.Task[Result]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.work.cancel()
+
+
+async def _events(
+    first: Preview | Picture | None,
+    queue: asyncio.Queue[Preview | Picture | None],
+    task: asyncio.Task[Result],
+    render: Render,
+    finish: Finish,
+) -> AsyncIterator[bytes]:
+    try:
+        item = first
+        while item is not None:
+            if (event := await render(item)) is not None:
+                yield _encode(event)
+            item = await queue.get()
+        if (event := await finish(task.result())) is not None:
+            yield _encode(event)
+    except Exception as error:  # the reply has begun: its status cannot be changed any more
+        yield _encode({"type": "error", **json.loads(bytes(error_reply(error).body))})
+
+
+def _encode(event: Event) -> bytes:
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()

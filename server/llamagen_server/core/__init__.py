@@ -1,0 +1,1 @@
+"""Requests, sampling parameters, results, errors and metrics."""

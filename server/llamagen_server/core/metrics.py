@@ -1,0 +1,70 @@
+"""Our Prometheus metrics. vLLM registers its own beside them; ``GET /metrics`` shows both."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from llamagen_server.core.errors import InvalidRequestError, OverloadedError
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
+
+REPLIES = Counter("llamagen_http_replies", "Replies, by HTTP status; 499: the client had gone.", ["status"])
+REQUESTS = Counter("llamagen_requests", "Requests for pictures, by outcome.", ["outcome"])
+IMAGES = Counter("llamagen_images", "Finished pictures.")
+IN_FLIGHT = Gauge("llamagen_images_in_flight", "Pictures that are accepted and not finished.")
+STAGE = Histogram("llamagen_stage_seconds", "Time of a stage, waiting included.", ["stage"], buckets=SECONDS)
+WAITING = Gauge("llamagen_stage_waiting", "Items that wait for a stage around the engine.", ["stage"])
+LAG = Histogram(
+    "llamagen_event_loop_lag_seconds",
+    "How late the event loop comes to what is due.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0),
+)
+FIRST_PREVIEW = Histogram("llamagen_first_preview_seconds", "From the request to its first preview.", buckets=SECONDS)
+REQUEST = Histogram("llamagen_request_seconds", "From a request for pictures to the last of them.", buckets=SECONDS)
+
+OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
+STAGES = ("text", "engine", "decode", "encode", "file")
+LAG_INTERVAL = 0.02
+"""Seconds between two looks at the event loop's lag."""
+
+for _outcome in OUTCOMES:
+    REQUESTS.labels(_outcome)  # a metric that is not there yet cannot be told from one that is misspelt
+for _stage in STAGES:
+    STAGE.labels(_stage)
+for _stage in ("text", "decode", "encode"):
+    WAITING.labels(_stage)
+
+
+async def watch_event_loop() -> None:
+    """Measures the event loop's lag until it is cancelled."""
+    due = time.perf_counter()
+    while True:
+        due += LAG_INTERVAL  # whatever came before, so that a long stall counts as all that fell due in it
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        LAG.observe(max(0.0, time.perf_counter() - due))
+
+
+@contextmanager
+def count_request() -> Iterator[None]:
+    """Counts a request for pictures and times it."""
+    outcome = "failed"
+    try:
+        with REQUEST.time():
+            yield
+        outcome = "ok"
+    except InvalidRequestError:
+        outcome = "refused"
+        raise
+    except OverloadedError:
+        outcome = "overloaded"
+        raise
+    except asyncio.CancelledError:
+        outcome = "abandoned"
+        raise
+    finally:
+        REQUESTS.labels(outcome).inc()

@@ -1,0 +1,1 @@
+"""The language-model engine: its interface, and vLLM behind it."""

@@ -1,0 +1,47 @@
+"""What a request is drawn from: the caption of a text model, the class of a class model."""
+
+from __future__ import annotations
+
+from llamagen_server.core.errors import InvalidRequestError
+from llamagen_server.core.request import ImageRequest
+from llamagen_server.model_dir import ModelDir
+
+
+def resolve_condition(request: ImageRequest, model: ModelDir) -> str | int:
+    """The caption of a text model, the class id of a class model.
+
+    Raises:
+        InvalidRequestError: it is missing, of the other kind, or not one that the model has.
+    """
+    if model.config.condition == "class":
+        return _class(request, model)
+    if request.class_id is not None or request.class_label is not None:
+        raise InvalidRequestError("this model draws from a prompt, not from a class: give prompt", "class_id")
+    if request.prompt is None:
+        raise InvalidRequestError("prompt is missing", "prompt")
+    return request.prompt
+
+
+def _class(request: ImageRequest, model: ModelDir) -> int:
+    if request.prompt:
+        raise InvalidRequestError("this model draws from a class, not from a prompt: give class_id", "prompt")
+    last = model.config.num_classes - 1
+    if request.class_label is not None:
+        if request.class_id is not None:
+            raise InvalidRequestError("class_id and class_label are both given: give one", "class_label")
+        return _class_of_label(request.class_label, model)
+    if request.class_id is None:
+        raise InvalidRequestError(f"class_id is missing, must be 0 to {last}", "class_id")
+    if not 0 <= request.class_id <= last:
+        raise InvalidRequestError(f"class_id is {request.class_id}, must be 0 to {last}", "class_id")
+    return request.class_id
+
+
+def _class_of_label(label: str, model: ModelDir) -> int:
+    if model.labels is None:
+        raise InvalidRequestError("this model has no labels: give class_id", "class_label")
+    wanted = label.strip().lower()
+    for class_id, names in model.labels.items():
+        if wanted in (name.lower() for name in names):
+            return class_id
+    raise InvalidRequestError(f"class_label {label!r} is not a label of this model", "class_label")

@@ -1,0 +1,1 @@
+"""The steps around the engine, each with a queue."""

@@ -1,0 +1,100 @@
+"""The command line: what goes wrong ends with one line and exit code 2."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from llamagen_server import __version__
+from llamagen_server.cli import main as cli
+from llamagen_server.cli.generate import split_words
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """Runs a command that must fail; returns its one line."""
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(a) for a in argv])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error.strip().splitlines()[-1]
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, text in ((["--version"], __version__), (["--help"], "serve a model over HTTP")):
+        with pytest.raises(SystemExit) as end:
+            cli.main(argv)
+        assert end.value.code == 0
+        assert text in capsys.readouterr().out
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "invalid choice: 'srve'" in fails(capsys, "srve")
+
+
+@pytest.mark.parametrize("command", ["serve", "generate"])
+def test_unknown_model_directory(command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rest = [] if command == "serve" else ["a dog", "-o", tmp_path / "x.png"]
+    line = fails(capsys, command, tmp_path / "nothing", *rest)
+    assert f"llamagen {command}: {tmp_path}/nothing does not exist; a model is a directory with" in line
+
+
+def test_damaged_model_directories(capsys: pytest.CaptureFixture[str], class_model_dir: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(class_model_dir, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors" in fails(capsys, "serve", broken)
+    weights.unlink()
+    assert "model.safetensors" in fails(capsys, "serve", broken)
+    shutil.copy(class_model_dir / "vq" / "model.safetensors", weights)
+    assert "missing" in fails(capsys, "serve", broken)
+
+
+def test_generate_checks_its_arguments(
+    capsys: pytest.CaptureFixture[str], class_model_dir: Path, text_model_dir: Path, tmp_path: Path
+) -> None:
+    out = ("-o", tmp_path / "x.png")
+    assert "nothing to draw: give a prompt" in fails(capsys, "generate", *out)
+    assert "give prompts or --class-id, not both" in fails(capsys, "generate", "a dog", "--class-id", 3, *out)
+    assert "n is 0: input should be greater than or equal to 1" in fails(capsys, "generate", "a dog", "-n", 0, *out)
+    assert "n is 11" in fails(capsys, "generate", "a dog", "-n", 11, *out)
+    assert "invalid float value: 'four'" in fails(capsys, "generate", "a dog", "--cfg-scale", "four", *out)
+    assert "cfg_scale is nan" in fails(capsys, "generate", "a dog", "--cfg-scale", "nan", *out)
+    assert "unknown image format .gif" in fails(capsys, "generate", "a dog", "-o", tmp_path / "x.gif")
+
+
+def test_a_wrong_condition_is_refused_before_the_engine_starts(
+    capsys: pytest.CaptureFixture[str], class_model_dir: Path, text_model_dir: Path, tmp_path: Path
+) -> None:
+    out = ("-o", tmp_path / "x.png")
+    assert "draws from a class, not from a prompt" in fails(capsys, "generate", class_model_dir, "a dog", *out)
+    assert "class_id is 10, must be 0 to 9" in fails(capsys, "generate", class_model_dir, "--class-id", 10, *out)
+    assert "draws from a prompt, not from a class" in fails(capsys, "generate", text_model_dir, "--class-id", 1, *out)
+
+
+def test_an_address_that_cannot_be_had_is_news_at_once(
+    capsys: pytest.CaptureFixture[str], class_model_dir: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = fails(capsys, "serve", class_model_dir, "--port", port)
+        assert line == f"llamagen serve: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert "--port is 99999, must be 0 to 65535" in fails(capsys, "serve", class_model_dir, "--port", 99999)
+
+
+def test_flags_that_leave_no_room_for_an_image(capsys: pytest.CaptureFixture[str], class_model_dir: Path) -> None:
+    line = fails(capsys, "serve", class_model_dir, "--port", 0, "--max-model-len", 10)
+    assert "--max-model-len is 10, one image of this model needs 65" in line
+    line = fails(capsys, "serve", class_model_dir, "--port", 0, "--kv-cache-memory-bytes", 10)
+    assert "--kv-cache-memory-bytes is 10, one image of this model needs" in line
+
+
+def test_the_first_word_is_the_model_if_it_looks_like_one(tmp_path: Path) -> None:
+    assert split_words([str(tmp_path), "a dog"]) == (str(tmp_path), ["a dog"])
+    assert split_words(["./typo", "a dog"]) == ("./typo", ["a dog"])
+    assert split_words(["a dog w/ a hat", "a cat"]) == (None, ["a dog w/ a hat", "a cat"])
+    assert split_words([]) == (None, [])

@@ -1,0 +1,159 @@
+"""Images and masks of edits."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from llamagen_server.core.errors import InvalidRequestError
+from llamagen_server.image_files.files import center_crop, read_image
+from llamagen_server.pipeline.inpaint import Edit, read_edit
+
+SIDE, GRID = 64, 8
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
+
+
+def noise(width: int = SIDE, height: int = SIDE) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def masked(marked: np.ndarray) -> bytes:
+    """A mask file whose alpha is 0 where ``marked``."""
+    mask = Image.new("RGBA", marked.shape[::-1])
+    mask.putalpha(Image.fromarray(~marked).convert("L"))
+    return png(mask)
+
+
+masks = st.builds(
+    lambda seed, share: np.random.default_rng(seed).random((SIDE, SIDE)) < share, st.integers(0, 999), st.floats(0, 1)
+)
+
+
+@given(masks, st.integers(0, 20))
+def test_only_marked_pixels_change_and_all_their_codes_are_free(marked: np.ndarray, feather: int) -> None:
+    edit = read_edit(png(noise()), masked(marked), None, feather, SIDE, GRID)
+    assert (edit.marked == marked).all()
+    drawn = 255 - edit.pixels
+    composed = edit.compose(drawn)
+    assert (composed[~marked] == np.asarray(noise())[~marked]).all()
+    if not feather:
+        assert (composed[marked] == drawn[marked]).all()
+    free = np.array(edit.canvas([7] * 64, GRID).free).reshape(GRID, GRID)
+    assert (free.repeat(8, 0).repeat(8, 1) >= marked).all()
+    assert free.sum() == len({(y // 8, x // 8) for y, x in np.argwhere(marked)})
+
+
+def test_a_feathered_seam_fades_inwards() -> None:
+    marked = np.zeros((SIDE, SIDE), bool)
+    marked[:, 20:] = True
+    edit = Edit(np.zeros((SIDE, SIDE, 3), np.uint8), marked, feather=8)
+    row = edit.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[32, :, 0].astype(int)
+    assert (row[:20] == 0).all()
+    assert 0 < row[21] < row[23] < row[26] < 200
+    assert (row[36:60] == 200).all()
+
+
+@pytest.mark.parametrize("feather", [1, 8, 256])
+def test_feathering_never_undoes_the_edit(feather: int) -> None:
+    marked = np.zeros((SIDE, SIDE), bool)
+    marked[10:21, 30:41] = True
+    marked[0:3] = True
+    edit = Edit(np.zeros((SIDE, SIDE, 3), np.uint8), marked, feather)
+    composed = edit.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[:, :, 0]
+    assert composed[15, 35] >= 170
+    assert composed[1, 30] >= 100  # a thin line beside a thick region
+    assert (composed[marked] > 0).all()
+    assert (Edit(edit.pixels, ~np.zeros_like(marked), feather).compose(np.full_like(edit.pixels, 9)) == 9).all()
+
+
+@pytest.mark.parametrize("keep_rows", [0, 3, 8])
+def test_keep_rows(keep_rows: int) -> None:
+    edit = read_edit(png(noise()), None, keep_rows, 0, SIDE, GRID)
+    canvas = edit.canvas(list(range(64)), GRID)
+    assert canvas.num_known == keep_rows * GRID == canvas.free.count(False)
+
+
+def test_the_transparent_part_of_the_image_itself_is_marked() -> None:
+    image = noise().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 32, 64, 64))
+    edit = read_edit(png(image), None, None, 0, SIDE, GRID)
+    assert edit.marked[32:].all()
+    assert not edit.marked[:32].any()
+
+
+def test_image_and_mask_of_another_size_are_cropped_alike() -> None:
+    marked = np.zeros((150, 300), bool)
+    marked[75:] = True
+    edit = read_edit(png(noise(300, 150)), masked(marked), None, 0, SIDE, GRID)
+    assert edit.pixels.shape == (SIDE, SIDE, 3)
+    assert edit.marked.mean() == pytest.approx(0.5, abs=0.02)
+    assert edit.marked[40:].all()
+
+
+@given(st.integers(64, 700), st.integers(64, 700), st.integers(0, 9999))
+def test_a_mask_is_cropped_as_its_image(width: int, height: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    marked = np.zeros((height, width), bool)
+    x, y, size = rng.integers(0, width), rng.integers(0, height), max(width, height) // 4
+    marked[y : y + size, x : x + size] = True
+    image = Image.fromarray(np.where(marked[:, :, None], np.uint8([255, 0, 0]), np.uint8([0, 0, 255])))
+    edit = read_edit(png(image), masked(marked), None, 0, SIDE, GRID)
+    red = edit.pixels[:, :, 0] > 140
+    assert (edit.marked >= red).all()
+    assert (edit.marked & ~red).sum() <= 4 * 4 * SIDE  # what is marked beyond it is the seam
+
+
+@given(st.integers(0, 639), st.integers(0, 639))
+def test_the_smallest_mark_in_a_large_image_counts(x: int, y: int) -> None:
+    marked = np.zeros((640, 640), bool)
+    marked[y, x] = True
+    edit = read_edit(png(noise(640, 640)), masked(marked), None, 0, SIDE, GRID)
+    assert np.argwhere(edit.marked).tolist() == [[y // 10, x // 10]]
+
+
+def test_bad_files() -> None:
+    image, half = png(noise()), masked(np.zeros((32, 32), bool))
+    bad: dict[str, tuple[bytes, bytes | None, int | None]] = {
+        "image is not an image file that can be read": (b"hello", None, 1),
+        "mask is not an image file that can be read": (image, b"", None),
+        "mask is 32x32, must be 64x64 as the image": (image, half, None),
+        "the mask has no alpha channel": (image, image, None),
+        "mask and keep_rows are missing, and the image has no alpha channel": (image, None, None),
+        "mask and keep_rows are both given: give one": (image, half, 3),
+        "keep_rows is 9, must be 0 to 8": (image, None, 9),
+    }
+    for message, (file, mask, keep_rows) in bad.items():
+        with pytest.raises(InvalidRequestError, match=message):
+            read_edit(file, mask, keep_rows, 0, SIDE, GRID)
+
+
+@given(st.binary(max_size=200), st.integers(0, 400))
+def test_damaged_files_are_refused_or_read(data: bytes, cut: int) -> None:
+    whole = png(noise())
+    for file in (data, whole[:cut] + data, whole[:cut] + data + whole[cut + len(data) :]):
+        with contextlib.suppress(ValueError):
+            assert read_image(file).size
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 130))
+def test_any_size_is_cropped_to_the_wanted_one(width: int, height: int, side: int) -> None:
+    if max(width, height) <= 16 * min(width, height):
+        assert center_crop(Image.new("RGB", (width, height)), side).size == (side, side)
+
+
+def test_too_narrow_and_too_large_images() -> None:
+    with pytest.raises(ValueError, match="1x100, one side may be at most 16 times the other"):
+        read_image(png(Image.new("RGB", (1, 100))))
+    with pytest.raises(ValueError, match="9000x9000, at most 67108864 pixels are allowed"):
+        read_image(png(Image.new("1", (9000, 9000))))

@@ -1,0 +1,140 @@
+"""The logits processors: which row is mixed with which scale, and engines that are refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
+from vllm_llamagen.runner_v1 import GuidanceV1, GuidanceV2, SingleStreamV1, check_engine
+
+CODES, VOCAB = 6, 8
+
+
+def vllm_config(streams: int = 2, cfg_scale: float | None = None, **model: Any) -> Any:
+    generation = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
+    fields = {
+        "hf_config": SimpleNamespace(
+            guidance_streams=streams, vocab_size=VOCAB, codebook_size=CODES, num_image_tokens=64
+        ),
+        "try_get_generation_config": lambda: generation,
+        "logits_processors": ["vllm_llamagen.runner_v1:GuidanceV1"],
+        "logprobs_mode": "processed_logprobs",
+        **model,
+    }
+    return SimpleNamespace(model_config=SimpleNamespace(**fields), use_v2_model_runner=False)
+
+
+def params(**extra_args: Any) -> SamplingParams:
+    return SamplingParams(extra_args=extra_args)
+
+
+def v1(**config: Any) -> GuidanceV1:
+    return GuidanceV1(vllm_config(**config), torch.device("cpu"), False)
+
+
+def scales(processor: GuidanceV1, n: int) -> list[float]:
+    """What the processor mixes each row with, read off logits whose conditional stream is 1 and the other 0."""
+    logits = torch.cat([torch.ones(n, CODES), torch.zeros(n, CODES)], dim=1)
+    return processor.apply(logits)[:, 0].tolist()
+
+
+def update(size: int, added: Any = (), removed: Any = (), moved: Any = ()) -> BatchUpdate:
+    return BatchUpdate(batch_size=size, removed=removed, added=added, moved=moved)
+
+
+def test_v1_follows_requests_through_the_batch() -> None:
+    processor = v1()
+    added = [(i, params(cfg_scale=scale), [CODES], []) for i, scale in enumerate([4.0, 1.5, 0.0])]
+    processor.update_state(update(3, added=added))
+    assert scales(processor, 3) == [4.0, 1.5, 0.0]
+    processor.update_state(update(2, removed=[0], moved=[(2, 0, MoveDirectionality.UNIDIRECTIONAL)]))
+    assert scales(processor, 2) == [0.0, 1.5]
+    processor.update_state(update(2, moved=[(0, 1, MoveDirectionality.SWAP)]))
+    assert scales(processor, 2) == [1.5, 0.0]
+    processor.update_state(update(2, added=[(0, params(cfg_scale=7.5), None, [])]))
+    assert scales(processor, 2) == [7.5, 0.0]
+    processor.update_state(None)
+    assert scales(processor, 2) == [7.5, 0.0]
+
+
+def test_v1_counts_tokens_for_the_interval() -> None:
+    processor, output = v1(), []
+    processor.update_state(update(1, added=[(0, params(cfg_scale=4.0, cfg_interval=1), [CODES], output)]))
+    seen = []
+    for _ in range(5):
+        seen += scales(processor, 1)
+        output.append(0)
+    assert seen == [4.0, 4.0, 4.0, 1.0, 1.0]
+
+
+def test_the_model_directory_has_a_default_scale() -> None:
+    processor = v1(cfg_scale=3.0)
+    processor.update_state(update(1, added=[(0, SamplingParams(), [CODES], [])]))
+    assert scales(processor, 1) == [3.0]
+
+
+def test_v1_forces_codes_and_continues_images() -> None:
+    processor, output = v1(), []
+    args = {"cfg_scale": 4.0, "cfg_interval": 3, "first_token": 4, "forced_codes": [-1, -1, -1, -1, 2, -1, 99]}
+    processor.update_state(update(2, added=[(0, params(**args), [CODES], output), (1, params(), [CODES], [])]))
+    seen = []
+    for _ in range(3):
+        logits = processor.apply(torch.cat([torch.ones(2, CODES), torch.zeros(2, CODES)], dim=1))
+        assert logits[1, :CODES].isfinite().all()
+        seen.append((logits[0].isfinite().nonzero().flatten().tolist(), logits[0].max().item()))
+        output.append(0)
+    assert seen == [([2], 4.0), (list(range(CODES)), 1.0), (list(range(CODES)), 1.0)]
+
+
+def v2(**config: Any) -> GuidanceV2:
+    states = SimpleNamespace(
+        max_num_reqs=4, device=torch.device("cpu"), prompt_len=SimpleNamespace(gpu=torch.tensor([1, 1, 5, 17]))
+    )
+    return GuidanceV2(vllm_config(**config), states)
+
+
+def test_v2_reads_slots_and_positions() -> None:
+    processor = v2()
+    for slot, args in enumerate([{"cfg_scale": 4.0}, {"cfg_scale": 2.0, "cfg_interval": 1}, {"cfg_scale": 0.5}]):
+        assert processor.add_request(slot, params(**args))
+    processor.apply_staged_writes()
+    logits = torch.cat([torch.ones(4, CODES), torch.zeros(4, CODES)], dim=1)
+    # rows: slot 1 at image token 2 (guided), slot 1 at token 3 (not any more), slot 0, slot 2 at its first token
+    ctx = SimpleNamespace(expanded_idx_mapping=torch.tensor([1, 1, 0, 2]), pos=torch.tensor([2, 3, 40, 4]))
+    assert processor.apply(logits, ctx)[:, 0].tolist() == [2.0, 1.0, 4.0, 0.5]
+    processor.add_request(1, SamplingParams())  # the slot's next occupant
+    processor.apply_staged_writes()
+    assert processor.apply(logits, ctx)[:, 0].tolist() == [1.0, 1.0, 4.0, 0.5]
+
+
+def test_v2_forces_codes_and_continues_images() -> None:
+    processor = v2()
+    processor.add_request(2, params(cfg_scale=4.0, cfg_interval=3, first_token=4, forced_codes=[-1] * 4 + [2]))
+    processor.apply_staged_writes()
+    logits = torch.cat([torch.ones(2, CODES), torch.zeros(2, CODES)], dim=1)
+    # slot 2 has a prompt of 5: its rows are image tokens 4 (forced, guided) and 5 (free, behind the interval)
+    ctx = SimpleNamespace(expanded_idx_mapping=torch.tensor([2, 2]), pos=torch.tensor([4, 5]))
+    rows = processor.apply(logits, ctx)
+    assert rows[0].isfinite().nonzero().flatten().tolist() == [2]
+    assert rows.max(dim=1).values.tolist() == [4.0, 1.0]
+
+
+def test_a_single_stream_refuses_guidance() -> None:
+    SingleStreamV1.validate_params(params(cfg_scale=1.0))
+    with pytest.raises(ValueError, match="cfg_scale is 4.0, must be 1: this server runs without guidance"):
+        SingleStreamV1.validate_params(params(cfg_scale=4.0))
+
+
+def test_an_engine_that_would_lose_guidance_is_refused() -> None:
+    check_engine(vllm_config())
+    with pytest.raises(ValueError, match="--logits-processors vllm_llamagen.runner_v1:GuidanceV1"):
+        check_engine(vllm_config(logits_processors=None))
+    with pytest.raises(ValueError, match="--logits-processors vllm_llamagen.runner_v1:SingleStreamV1"):
+        check_engine(vllm_config(streams=1))
+    with pytest.raises(ValueError, match="--logprobs-mode processed_logprobs"):
+        check_engine(vllm_config(logprobs_mode="raw_logprobs"))
