@@ -16,9 +16,10 @@ from llamagen_server.convert.config import infer_config, is_buffer
 from llamagen_server.convert.grid import Hints
 from llamagen_server.convert.output_dir import free_directory, make_readable, staged
 from llamagen_server.convert.vq import read_vq
+from llamagen_server.core.sampling import OFFICIAL_DEFAULTS, SamplingDefaults
 from llamagen_server.model_dir.directory import DTYPES, ModelDir
 from llamagen_server.model_dir.encoder_files import check_encoder, copy_encoder
-from llamagen_server.model_dir.generation_config import OFFICIAL_DEFAULTS, SamplingDefaults, write_defaults
+from llamagen_server.model_dir.generation_config import write_defaults
 from llamagen_server.model_dir.json_file import read_object
 from llamagen_server.model_dir.labels import Labels, read_labels, write_labels
 from llamagen_tokenizer import VQModel, save_vq

@@ -1,6 +1,5 @@
-"""A model directory: what it holds, checked without reading its weights."""
+"""A model directory: its contents, checked without reading the weights."""
 
 from llamagen_server.model_dir.directory import ModelDir, ModelDirError
-from llamagen_server.model_dir.generation_config import SamplingDefaults
 
-__all__ = ["ModelDir", "ModelDirError", "SamplingDefaults"]
+__all__ = ["ModelDir", "ModelDirError"]

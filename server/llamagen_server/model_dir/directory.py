@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
+from llamagen_server.core.sampling import SamplingDefaults
 from llamagen_server.model_dir.encoder_files import check_encoder
-from llamagen_server.model_dir.generation_config import SamplingDefaults, read_defaults
+from llamagen_server.model_dir.generation_config import read_defaults
 from llamagen_server.model_dir.json_file import read_object
 from llamagen_server.model_dir.labels import Labels, read_labels
 from llamagen_server.model_dir.tensor_files import difference, read_tensors, stored_shapes, vq_shapes
 from llamagen_tokenizer import VQConfig
 from vllm_llamagen.config import LlamaGenConfig
-from vllm_llamagen.weights import TEXT_CONDITION, check_shapes
+from vllm_llamagen.weights import CAPTION_PROJECTION, check_shapes
 
 ARCHITECTURES = ["LlamaGenForCausalLM"]
 DTYPES = ("float32", "bfloat16", "float16")
@@ -81,8 +82,8 @@ class ModelDir:
         return int(self.config.grid_size * self.vq_config.downsample)
 
     def text_condition_weights(self) -> dict[str, Tensor]:
-        """The tensors that `vllm_llamagen.caption_projection.TextCondition` needs, of a text model."""
-        return read_tensors(self.path, TEXT_CONDITION)
+        """Reads the tensors of a text model's `vllm_llamagen.caption_projection.CaptionProjection`."""
+        return read_tensors(self.path, CAPTION_PROJECTION)
 
 
 def read_config(path: Path) -> LlamaGenConfig:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llamagen_server.model_dir import ModelDir, SamplingDefaults
+from llamagen_server.core.sampling import SamplingDefaults
+from llamagen_server.model_dir import ModelDir
 from llamagen_tokenizer import CheckpointError, VQConfig, VQModel, load_vq
 
 Convert = Callable[..., Path]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llamagen_server.model_dir import ModelDir, ModelDirError, SamplingDefaults
+from llamagen_server.core.sampling import SamplingDefaults
+from llamagen_server.model_dir import ModelDir, ModelDirError
 
 
 @pytest.fixture
