@@ -49,7 +49,7 @@ GoldenArgs = Callable[[str], dict[str, object]]
 @pytest.fixture(scope="session")
 def convert() -> Convert:
     """``convert(out, gpt_ckpt=..., top_k=5)`` runs ``llamagen convert --out OUT --gpt-ckpt ... --top-k 5``."""
-    from llamagen_server.convert import add_arguments, run
+    from llamagen_server.cli.convert import add_arguments, run
 
     def call(out: Path, **flags: object) -> Path:
         parser = argparse.ArgumentParser()
@@ -64,7 +64,7 @@ def convert() -> Convert:
 
 @pytest.fixture(scope="session")
 def golden_args(golden_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> GoldenArgs:
-    """``golden_args("tiny_c2i")``: the flags that convert that golden checkpoint together with tiny_vq."""
+    """``golden_args("tiny_c2i")`` returns the flags that convert this golden checkpoint together with tiny_vq."""
     folder = tmp_path_factory.mktemp("configs")
     described = json.loads((golden_dir / "tiny_vq.json").read_text())
     vq_config = folder / "vq.json"

@@ -1,4 +1,4 @@
-"""Tells the network of an official GPT checkpoint from the shapes of its tensors."""
+"""Infers the config of an official GPT checkpoint from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from vllm_llamagen.config import SIZES, LlamaGenConfig, ffn_hidden_dim
 from vllm_llamagen.weights import check_shapes
 
 N_HEAD = {size.dim: size.n_head for size in SIZES.values()}
-"""Attention heads of the official sizes, by dim."""
+"""Number of attention heads of the official sizes, by dim."""
 
 TRAINING_ARGS = {
     "initializer_range", "token_dropout_p", "attn_dropout_p", "resid_dropout_p", "ffn_dropout_p", "drop_path_rate",
     "class_dropout_prob", "max_batch_size", "max_seq_len",
 }  # fmt: skip
+"""Fields of the official ``ModelArgs`` that only concern training; they are ignored."""
+
 NETWORK_ARGS = {
     "dim", "n_layer", "n_head", "n_kv_head", "multiple_of", "ffn_dim_multiplier", "rope_base", "norm_eps",
     "num_classes", "caption_dim", "model_type", "vocab_size", "cls_token_num", "block_size",
 }  # fmt: skip
-"""Fields of the official ``ModelArgs``: those that only concern training, and those that describe the network."""
+"""Fields of the official ``ModelArgs`` that describe the network."""
 
 MODEL_TYPES = {"class": "c2i", "text": "t2i"}
-"""By condition: the official ``model_type``."""
+"""Official ``model_type``, by condition."""
 
 _CLASS_TABLE = "cls_embedding.embedding_table.weight"
 _UNCOND = "cls_embedding.uncond_embedding"
@@ -35,19 +37,19 @@ def infer_config(shapes: Shapes, hints: Hints, dtype: str) -> LlamaGenConfig:
     """Builds the config of a checkpoint.
 
     Args:
-        shapes: every tensor of the file; buffers (`is_buffer`) may be among them.
-        dtype: name of the dtype of the weights, for vLLM.
+        shapes: shape of every tensor of the file, buffers (`is_buffer`) included.
+        dtype: dtype of the weights, such as ``bfloat16``.
 
     Raises:
-        ValueError: not a LlamaGen checkpoint, something the file does not tell (the message names the flag that does),
-            or a conflict with ``--gpt-config`` (the message names both values).
+        ValueError: not a LlamaGen checkpoint, a value that the file lacks (the message names the flag to pass), or a
+            conflict with ``--gpt-config`` (the message names both values).
     """
     args = hints.model_args
     _check_names(args)
     codebook_size, dim = _shape(shapes, "tok_embeddings.weight", hints.file)
     n_head = _n_head(shapes, dim, hints)
     condition = _condition(shapes, hints.file)
-    known: dict[str, Any] = {
+    inferred: dict[str, Any] = {
         **condition,
         "codebook_size": codebook_size,
         "dim": dim,
@@ -57,15 +59,15 @@ def infer_config(shapes: Shapes, hints: Hints, dtype: str) -> LlamaGenConfig:
         "ffn_hidden_dim": _shape(shapes, "layers.0.feed_forward.w1.weight", hints.file)[0],
         "grid_size": find_grid(shapes, hints, condition["cls_token_num"]),
     }
-    _check_args(known, args, hints.file)
-    free = {name: _positive_number(args[name], name) for name in ("rope_base", "norm_eps") if name in args}
-    config = LlamaGenConfig(**known, **free, architectures=["LlamaGenForCausalLM"], dtype=dtype)
+    _check_args(inferred, args, hints.file)
+    constants = {name: _positive_number(args[name], name) for name in ("rope_base", "norm_eps") if name in args}
+    config = LlamaGenConfig(**inferred, **constants, architectures=["LlamaGenForCausalLM"], dtype=dtype)
     check_shapes({name: shape for name, shape in shapes.items() if not is_buffer(name)}, config, hints.file)
     return config
 
 
 def is_buffer(name: str) -> bool:
-    """Tensors that some checkpoints hold beside the weights: the rotary table, and KV caches left by sampling."""
+    """Whether a tensor is no weight: some checkpoints hold the rotary table, or KV caches left by sampling."""
     return name.rsplit(".", 1)[-1] == "freqs_cis" or ".kv_cache." in name
 
 
@@ -105,7 +107,7 @@ def _n_head(shapes: Shapes, dim: int, hints: Hints) -> int:
 
 
 def _n_kv_head(shapes: Shapes, dim: int, n_head: int, file: str) -> int:
-    """wqkv stacks n_head query, n_kv_head key and n_kv_head value heads."""
+    """Number of key/value heads. wqkv stacks n_head query, n_kv_head key and n_kv_head value heads."""
     name = "layers.0.attention.wqkv.weight"
     rows = _shape(shapes, name, file)[0]
     n_kv_head, rest = divmod(rows - dim, 2 * (dim // n_head))
@@ -121,24 +123,24 @@ def _check_names(args: Mapping[str, Any]) -> None:
         )
 
 
-def _check_args(known: Mapping[str, Any], args: Mapping[str, Any], file: str) -> None:
-    """Compares what ``--gpt-config`` says with what the weights say."""
-    told = {name: known[name] for name in ("dim", "n_layer", "n_kv_head", "cls_token_num")}
-    told |= {name: known[name] for name in ("num_classes", "caption_dim") if name in known}
-    told |= {"vocab_size": known["codebook_size"], "model_type": MODEL_TYPES[known["condition"]]}
-    if args.get("n_kv_head", ...) is None:  # as many as n_head
-        args = {**args, "n_kv_head": known["n_head"]}
-    for name, value in told.items():
+def _check_args(inferred: Mapping[str, Any], args: Mapping[str, Any], file: str) -> None:
+    """Compares ``--gpt-config`` with the values inferred from the weights."""
+    expected = {name: inferred[name] for name in ("dim", "n_layer", "n_kv_head", "cls_token_num")}
+    expected |= {name: inferred[name] for name in ("num_classes", "caption_dim") if name in inferred}
+    expected |= {"vocab_size": inferred["codebook_size"], "model_type": MODEL_TYPES[inferred["condition"]]}
+    if args.get("n_kv_head", ...) is None:  # null means as many as n_head
+        args = {**args, "n_kv_head": inferred["n_head"]}
+    for name, value in expected.items():
         if name in args and args[name] != value:
             raise ValueError(f"{name} is {args[name]!r} in --gpt-config, but {value!r} in {file}")
     if not {"multiple_of", "ffn_dim_multiplier"}.isdisjoint(args):
-        hidden = ffn_hidden_dim(known["dim"], *_ffn_args(args))
-        if hidden != known["ffn_hidden_dim"]:
-            raise ValueError(f"--gpt-config means {hidden} FFN channels, but {file} has {known['ffn_hidden_dim']}")
+        hidden = ffn_hidden_dim(inferred["dim"], *_ffn_args(args))
+        if hidden != inferred["ffn_hidden_dim"]:
+            raise ValueError(f"--gpt-config means {hidden} FFN channels, but {file} has {inferred['ffn_hidden_dim']}")
 
 
 def _ffn_args(args: Mapping[str, Any]) -> tuple[int, float | None]:
-    """``multiple_of`` and ``ffn_dim_multiplier``."""
+    """Returns ``multiple_of`` and ``ffn_dim_multiplier``."""
     multiple_of = int(_positive_number(args.get("multiple_of", 256), "multiple_of"))
     multiplier = args.get("ffn_dim_multiplier")
     return multiple_of, None if multiplier is None else _positive_number(multiplier, "ffn_dim_multiplier")

@@ -1,6 +1,6 @@
-"""Tells how many codes an image of a checkpoint has.
+"""Finds the grid of a checkpoint: how many image tokens one side of its images has.
 
-The weights do not say: positions are rotary, and the table is usually not in the file.
+The weights alone do not determine it: positions are rotary, and most checkpoints lack the rotary table.
 """
 
 from __future__ import annotations
@@ -14,64 +14,74 @@ from typing import Any
 from llamagen_server.model_dir.tensor_files import Shapes
 
 OFFICIAL_NAME = re.compile(r"(?:c2i|t2i)_(?:B|L|XL|XXL|XXXL|1B|3B|7B)(?:_stage\d)?_(256|384|512)\.pt")
-"""File names of the released checkpoints end with the image size."""
+"""File name of a released checkpoint; it ends with the image size in pixels."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known about a GPT checkpoint besides the shapes of its tensors."""
+    """Information on a GPT checkpoint besides the shapes of its tensors."""
 
     file: str
     """Path of the checkpoint."""
     downsample: int
-    """Pixels per code along one side, of the image tokenizer."""
+    """Pixels per image token along one side, of the image tokenizer."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
     """``--gpt-config``: fields of the official ``ModelArgs``."""
     trainer_args: Mapping[str, Any] = field(default_factory=dict)
-    """Command line of the official trainer, as stored in the file."""
+    """Command line of the official trainer, as stored in the checkpoint."""
     image_size: int | None = None
-    """``--image-size``."""
+    """``--image-size``, in pixels."""
 
 
 def find_grid(shapes: Shapes, hints: Hints, cls_token_num: int) -> int:
-    """Codes per side of the image.
+    """Returns the number of image tokens per side.
+
+    Args:
+        cls_token_num: number of condition tokens before the image tokens.
 
     Raises:
-        ValueError: nothing tells the grid, two sources disagree (the message names both), or it is not square.
+        ValueError: no source states the grid, two sources disagree (the message names both), or it is not square.
     """
-    sources = list(_sources(shapes, hints, cls_token_num))
-    # The released networks all have 16 pixels per code, whatever tokenizer is given beside them.
-    if (
-        not sources
-        and hints.downsample == 16
-        and (match := OFFICIAL_NAME.fullmatch(hints.file.replace("\\", "/").rsplit("/", 1)[-1]))
-    ):
-        sources = [("the file name", _codes(int(match[1]), hints.downsample, "the image size in the file name"))]
+    sources = list(_sources(shapes, hints, cls_token_num)) or list(_file_name(hints))
     if not sources:
-        raise ValueError(f"{hints.file}: the file does not tell the size of its images; give it with --image-size")
-    (first, codes), *others = sources
+        raise ValueError(
+            f"{hints.file}: the checkpoint does not state the size of its images; give it with --image-size"
+        )
+    (first, tokens), *others = sources
     for other, value in others:
-        if value != codes:
-            raise ValueError(f"{hints.file}: codes per image are {codes} by {first}, but {value} by {other}")
-    if codes <= 0 or math.isqrt(codes) ** 2 != codes:
-        raise ValueError(f"{hints.file}: codes per image are {codes} by {first}, which is not a square grid")
-    return math.isqrt(codes)
+        if value != tokens:
+            raise ValueError(f"{hints.file}: an image has {tokens} tokens by {first}, but {value} by {other}")
+    if tokens <= 0 or math.isqrt(tokens) ** 2 != tokens:
+        raise ValueError(f"{hints.file}: an image has {tokens} tokens by {first}, which is not a square grid")
+    return math.isqrt(tokens)
 
 
 def _sources(shapes: Shapes, hints: Hints, cls_token_num: int) -> Iterator[tuple[str, int]]:
-    """Everything that tells the number of codes of an image, the most explicit first."""
+    """Yields (name of a source, number of image tokens by it), the most explicit source first."""
     if hints.image_size is not None:
-        yield f"--image-size {hints.image_size}", _codes(hints.image_size, hints.downsample, "--image-size")
+        yield f"--image-size {hints.image_size}", _image_tokens(hints.image_size, hints.downsample, "--image-size")
     if (block_size := hints.model_args.get("block_size")) is not None:
         yield "block_size in --gpt-config", _positive(block_size, "block_size in --gpt-config")
     if {"image_size", "downsample_size"} <= hints.trainer_args.keys():
-        yield "the training arguments in the file", _trained_codes(hints)
+        yield "the training arguments in the file", _trained_image_tokens(hints)
     for name, shape in shapes.items():
         if name.rsplit(".", 1)[-1] == "freqs_cis" and len(shape) == 3:  # [condition + image tokens, head_dim / 2, 2]
             yield name, shape[0] - cls_token_num
 
 
-def _trained_codes(hints: Hints) -> int:
+def _file_name(hints: Hints) -> Iterator[tuple[str, int]]:
+    """Yields the official file name as a source.
+
+    All released networks were trained on 16 pixels per image token, so the name means nothing beside another image
+    tokenizer.
+    """
+    match = OFFICIAL_NAME.fullmatch(hints.file.replace("\\", "/").rsplit("/", 1)[-1])
+    if match and hints.downsample == 16:
+        yield "the file name", _image_tokens(int(match[1]), hints.downsample, "the image size in the file name")
+
+
+def _trained_image_tokens(hints: Hints) -> int:
+    """Number of image tokens by the command line of the official trainer."""
     downsample = _positive(hints.trainer_args["downsample_size"], f"{hints.file}: downsample_size")
     if downsample != hints.downsample:
         raise ValueError(
@@ -79,12 +89,14 @@ def _trained_codes(hints: Hints) -> int:
             f"the one given has {hints.downsample}"
         )
     name = f"{hints.file}: image_size"
-    return _codes(_positive(hints.trainer_args["image_size"], name), downsample, name)
+    return _image_tokens(_positive(hints.trainer_args["image_size"], name), downsample, name)
 
 
-def _codes(image_size: int, downsample: int, name: str) -> int:
+def _image_tokens(image_size: int, downsample: int, name: str) -> int:
     if image_size <= 0 or image_size % downsample:
-        raise ValueError(f"{name} is {image_size}, must be a positive multiple of {downsample}, the tokenizer's factor")
+        raise ValueError(
+            f"{name} is {image_size}, must be a positive multiple of {downsample}, the image tokenizer's factor"
+        )
     return int((image_size // downsample) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""A directory that is written completely or not at all."""
+"""Writes a directory completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from safetensors import SafetensorError
 
 
 def make_readable(directory: Path) -> None:
-    """Gives weights the mode of the other files; safetensors writes files that only their owner can read."""
+    """Gives weights the mode of the other files: safetensors makes files that only their owner can read."""
     mode = (directory / "config.json").stat().st_mode
     for path in directory.rglob("*.safetensors"):
         path.chmod(mode)
 
 
-def free_directory(out: Path) -> Path:
-    """The absolute path of a directory that may be written.
+def resolve_output(out: Path) -> Path:
+    """Returns the absolute path of a directory that does not exist or is empty.
 
     Raises:
-        ValueError: it is a file, or not empty.
+        ValueError: the path is a file, or a directory that is not empty.
     """
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out}: the directory is not empty")
@@ -32,18 +32,18 @@ def free_directory(out: Path) -> Path:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A directory beside ``out`` that becomes ``out`` at the end, or is removed if anything fails.
+def atomic_directory(out: Path) -> Iterator[Path]:
+    """Yields a temporary directory beside ``out``. It is renamed to ``out`` at the end, or removed if anything fails.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: the directory cannot be written.
     """
-    stage = out.parent / f".{out.name}.{os.getpid()}.tmp"
+    temporary = out.parent / f".{out.name}.{os.getpid()}.tmp"
     try:
-        stage.mkdir(parents=True)
-        yield stage
-        stage.rename(out)
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(out)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"--out {out}: cannot be written ({error})") from None
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

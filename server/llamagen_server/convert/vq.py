@@ -1,11 +1,14 @@
-"""Tells the config of an image tokenizer checkpoint from the shapes of its tensors."""
+"""Reads an official image tokenizer checkpoint; its config follows from the shapes of its tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llamagen_server.model_dir.json_file import read_object
 from llamagen_server.model_dir.tensor_files import Shapes, difference, vq_shapes
@@ -16,48 +19,55 @@ STATISTICS = "quantize.codebook_used"
 """Usage counts that training leaves in the file."""
 
 
-def read_vq(checkpoint: str, config_file: str | None) -> VQModel:
-    """Loads an official image tokenizer. Weights that are all of one dtype in the file keep it, else they are float32.
+def read_vq(checkpoint: str | Path, config_file: str | Path | None) -> VQModel:
+    """Loads an official image tokenizer, in the dtype of the file, or in float32 if the file has several dtypes.
 
     Args:
-        config_file: JSON with official ``ModelArgs`` fields, and ch and num_res_blocks; needed for shapes that were
-            not released.
+        config_file: JSON with official ``ModelArgs`` fields, ``ch`` and ``num_res_blocks``; required for shapes that
+            were not released.
 
     Raises:
-        ValueError: the checkpoint cannot be read, has a shape that must be told, or not the one that was told.
+        ValueError: the checkpoint cannot be read, has a shape that was not released, or does not fit ``config_file``.
     """
-    weights = read_pt(checkpoint, VQ_KEYS)
-    shapes = {name: list(tensor.shape) for name, tensor in weights.items() if name != STATISTICS}
-    codebook = shapes.get("quantize.embedding.weight", [])
-    if len(codebook) != 2:
+    weights = {name: tensor for name, tensor in read_pt(checkpoint, VQ_KEYS).items() if name != STATISTICS}
+    shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
+    if len(shapes.get("quantize.embedding.weight", [])) != 2:
         raise CheckpointError(
             f"{checkpoint}: not an image tokenizer, it has no quantize.embedding.weight of [codes, dim]"
         )
-    dtypes = {tensor.dtype for name, tensor in weights.items() if name != STATISTICS}
-    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     if config_file is None:
-        return load_vq_pt(checkpoint, _released_config(shapes, checkpoint)).to(dtype)
-    config = _told_config(config_file, {"codebook_size": codebook[0], "codebook_embed_dim": codebook[1]}, checkpoint)
-    if problem := difference(shapes, vq_shapes(config)):
-        raise ValueError(f"{checkpoint}: does not fit --vq-config {config_file}: {problem}")
-    return load_vq_pt(checkpoint, config).to(dtype)
+        config = _released_config(shapes, checkpoint)
+    else:
+        config = _described_config(config_file, shapes, checkpoint)
+    return load_vq_pt(checkpoint, config).to(_common_dtype(weights))
 
 
-def _released_config(shapes: Shapes, source: str) -> VQConfig:
+def _common_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
+    dtypes = {tensor.dtype for tensor in weights.values()}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+
+def _released_config(shapes: Shapes, checkpoint: str | Path) -> VQConfig:
     codes, width = shapes["quantize.embedding.weight"]
     for config in CONFIGS.values():
         candidate = replace(config, codebook_size=codes, codebook_embed_dim=width)
         if difference(shapes, vq_shapes(candidate)) is None:
             return candidate
-    raise ValueError(f"{source}: not the shape of {' or '.join(CONFIGS)}; describe it with --vq-config")
+    raise ValueError(f"{checkpoint}: not the shape of {' or '.join(CONFIGS)}; describe it with --vq-config")
 
 
-def _told_config(path: str, stored: dict[str, Any], checkpoint: str) -> VQConfig:
+def _described_config(path: str | Path, shapes: Shapes, checkpoint: str | Path) -> VQConfig:
+    """Reads ``--vq-config`` and compares it with the checkpoint, which also supplies the size of the codebook."""
     values = read_object(path)
+    codes, width = shapes["quantize.embedding.weight"]
+    stored: dict[str, Any] = {"codebook_size": codes, "codebook_embed_dim": width}
     for name, value in stored.items():
-        if values.setdefault(name, value) != value:
+        if values.get(name, value) != value:
             raise ValueError(f"{name} is {values[name]!r} in --vq-config {path}, but {value} in {checkpoint}")
     try:
-        return VQConfig.from_dict(values)
+        config = VQConfig.from_dict(values | stored)
     except (ValueError, TypeError) as error:
         raise ValueError(f"--vq-config {path}: {error}") from None
+    if problem := difference(shapes, vq_shapes(config)):
+        raise ValueError(f"{checkpoint}: does not fit --vq-config {path}: {problem}")
+    return config

@@ -1,4 +1,4 @@
-"""The network of a checkpoint, told from the shapes of its tensors (no tensor is made here)."""
+"""The config of a checkpoint, inferred from the shapes of its tensors (no tensor is made here)."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,11 @@ HINTS = Hints("ckpt.pt", 16, image_size=256)
 
 
 def infer(config: LlamaGenConfig, hints: Hints = HINTS, **changed: Any) -> LlamaGenConfig:
-    """``changed``: tensor name with _ for . -> its shape, None to leave it out."""
+    """Infers the config of a checkpoint with the shapes of ``config``.
+
+    Args:
+        changed: tensor name -> another shape, or None for a missing tensor.
+    """
     shapes = official_shapes(config)
     for name, shape in changed.items():
         shapes.pop(name, None)
@@ -120,16 +124,16 @@ def test_tensors_that_do_not_fit(changed: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("config", [CLASS, TEXT])
-def test_buffers_are_dropped_and_tell_the_grid(config: LlamaGenConfig) -> None:
-    rows = config.cls_token_num + 24 * 24
+def test_buffers_are_dropped_and_determine_the_grid(config: LlamaGenConfig) -> None:
+    positions = config.cls_token_num + 24 * 24
     buffers = {
-        "freqs_cis": [rows, 32, 2],
-        "layers.3.attention.freqs_cis": [rows, 32, 2],
+        "freqs_cis": [positions, 32, 2],
+        "layers.3.attention.freqs_cis": [positions, 32, 2],
         "layers.0.attention.kv_cache.k_cache": [2, 12, 584, 64],
         "layers.0.attention.kv_cache.v_cache": [2, 12, 584, 64],
     }
     assert infer(config, Hints("ckpt.pt", 16), **buffers).grid_size == 24
-    with pytest.raises(ValueError, match="codes per image are 256 by --image-size 256, but 576 by freqs_cis"):
+    with pytest.raises(ValueError, match="an image has 256 tokens by --image-size 256, but 576 by freqs_cis"):
         infer(config, **buffers)
 
 
@@ -153,14 +157,14 @@ def test_grid_by_official_file_name(file: str, downsample: int, grid: int) -> No
 
 
 @pytest.mark.parametrize("file", ["ckpt.pt", "c2i_B_256_finetuned.pt", "0300000.pt", "my_c2i_B_256.pt", "c2i_B_100.pt"])
-def test_grid_that_nothing_tells(file: str) -> None:
-    with pytest.raises(ValueError, match=r"does not tell the size of its images; give it with --image-size"):
+def test_grid_that_no_source_states(file: str) -> None:
+    with pytest.raises(ValueError, match=r"does not state the size of its images; give it with --image-size"):
         infer(CLASS, Hints(file, 16))
 
 
-def test_the_file_name_counts_only_with_16_pixels_per_code() -> None:
-    """The released networks have 16x16 codes for 256 pixels, whatever tokenizer is given beside them."""
-    with pytest.raises(ValueError, match=r"c2i_L_256\.pt: the file does not tell the size of its images"):
+def test_the_file_name_counts_only_with_16_pixels_per_image_token() -> None:
+    """All released networks have 16x16 image tokens for 256 pixels."""
+    with pytest.raises(ValueError, match=r"c2i_L_256\.pt: the checkpoint does not state the size of its images"):
         infer(CLASS, Hints("c2i_L_256.pt", 8))
 
 
@@ -169,7 +173,7 @@ def test_grid_by_trainer_arguments() -> None:
     assert infer(CLASS, Hints("c2i_B_256.pt", 16, trainer_args=trained)).grid_size == 24
     with pytest.raises(ValueError, match="tokenizer of downsample_size 16, the one given has 8"):
         infer(CLASS, Hints("ckpt.pt", 8, trainer_args=trained))
-    with pytest.raises(ValueError, match="are 256 by --image-size 256, but 576 by the training arguments in the file"):
+    with pytest.raises(ValueError, match="by --image-size 256, but 576 by the training arguments in the file"):
         infer(CLASS, replace(HINTS, trainer_args=trained))
     with pytest.raises(ValueError, match="image_size is 'big', must be a positive integer"):
         infer(CLASS, Hints("ckpt.pt", 16, trainer_args=trained | {"image_size": "big"}))
@@ -177,9 +181,9 @@ def test_grid_by_trainer_arguments() -> None:
 
 def test_grid_by_flags() -> None:
     assert infer(CLASS, Hints("c2i_B_256.pt", 16, image_size=512)).grid_size == 32
-    with pytest.raises(ValueError, match="are 256 by --image-size 256, but 64 by block_size in --gpt-config"):
+    with pytest.raises(ValueError, match="256 tokens by --image-size 256, but 64 by block_size in --gpt-config"):
         infer(CLASS, replace(HINTS, model_args={"block_size": 64}))
-    with pytest.raises(ValueError, match="codes per image are 250 by block_size .*, which is not a square grid"):
+    with pytest.raises(ValueError, match="250 tokens by block_size in --gpt-config, which is not a square grid"):
         infer(CLASS, Hints("ckpt.pt", 16, {"block_size": 250}))
     for size in (0, -16, 250):
         with pytest.raises(ValueError, match=f"--image-size is {size}, must be a positive multiple of 16"):

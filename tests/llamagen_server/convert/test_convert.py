@@ -1,10 +1,11 @@
-"""`llamagen convert` on the golden checkpoints, saved in every form the official code writes or reads."""
+"""Conversion of the golden checkpoints, saved in every form that the official code writes or reads."""
 
 import argparse
 import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llamagen_server.cli import convert as command
+from llamagen_server.convert.convert import convert as convert_checkpoints
+from llamagen_server.convert.options import ConvertOptions
 from llamagen_server.core.sampling import SamplingDefaults
 from llamagen_server.model_dir import ModelDir
 from llamagen_tokenizer import CheckpointError, VQConfig, VQModel, load_vq
 
 Convert = Callable[..., Path]
 Args = dict[str, Any]
+
+
+def without(flags: Args, name: str) -> Args:
+    return {key: value for key, value in flags.items() if key != name}
+
+
+def edited(source: Path, target: Path, **values: Any) -> Path:
+    """Writes a JSON file with other values to ``target``."""
+    target.write_text(json.dumps(json.loads(source.read_text()) | values))
+    return target
 
 
 @pytest.fixture
@@ -38,6 +52,26 @@ def weights(golden_dir: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out" / "model"
+
+
+def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags become options, and the defaults of both are the same."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    calls: list[ConvertOptions] = []
+    monkeypatch.setattr(command, "convert", calls.append)
+    required = ["--gpt-ckpt=gpt.pt", "--vq-ckpt=vq.pt", "--out=model"]
+    command.run(parser.parse_args(required))
+    command.run(parser.parse_args([*required, "--no-clean-caption", "--top-k=5", "--image-size=64"]))
+    expected = ConvertOptions("gpt.pt", "vq.pt", "model")
+    assert calls == [expected, replace(expected, clean_caption=False, top_k=5, image_size=64)]
+    assert "example:\n  llamagen convert --gpt-ckpt " in parser.format_help()
+
+
+def test_library(c2i: Args, out: Path) -> None:
+    model = convert_checkpoints(ConvertOptions(out=out, **c2i))
+    assert (model.path, model.vq_path) == (out, out / "vq")
+    assert model == ModelDir.open(out)
 
 
 def test_class_model(convert: Convert, c2i: Args, weights: dict[str, torch.Tensor], out: Path) -> None:
@@ -61,7 +95,7 @@ def test_text_model(convert: Convert, t2i: Args, tiny_t5_dir: Path, out: Path) -
     assert model.config.text_encoder is None
 
 
-def test_files_are_as_readable_as_the_umask_says(convert: Convert, t2i: Args, out: Path) -> None:
+def test_files_have_the_mode_of_the_umask(convert: Convert, t2i: Args, out: Path) -> None:
     convert(out, **t2i)
     assert {oct(p.stat().st_mode) for p in out.rglob("*") if p.is_file()} == {oct((out / "config.json").stat().st_mode)}
 
@@ -116,7 +150,7 @@ def test_old_file_format(
     assert ModelDir.open(convert(out, **c2i | {"gpt_ckpt": tmp_path / "old.pt"})).image_size == 64
 
 
-def test_averaged_weights_of_the_tokenizer_win(
+def test_averaged_weights_of_the_image_tokenizer_win(
     convert: Convert, c2i: Args, out: Path, golden_dir: Path, tmp_path: Path
 ) -> None:
     content = torch.load(golden_dir / "tiny_vq.pt")
@@ -128,7 +162,7 @@ def test_averaged_weights_of_the_tokenizer_win(
 
 
 @pytest.mark.parametrize("name", ["VQ-16", "VQ-8"])
-def test_released_tokenizers_need_no_config(
+def test_released_image_tokenizers_need_no_config(
     convert: Convert, c2i: Args, out: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llamagen_tokenizer import CONFIGS
@@ -137,11 +171,11 @@ def test_released_tokenizers_need_no_config(
     small = VQConfig(512, 8, CONFIGS[name].encoder_ch_mult, CONFIGS[name].decoder_ch_mult, z_channels=32, ch=32)
     monkeypatch.setitem(CONFIGS, name, small)  # narrower, to be quick; codebook size is read from the file
     torch.save({"model": VQModel(small).state_dict()}, tmp_path / "vq.pt")
-    flags = {k: v for k, v in c2i.items() if k != "vq_config"} | {"vq_ckpt": tmp_path / "vq.pt"}
+    flags = without(c2i, "vq_config") | {"vq_ckpt": tmp_path / "vq.pt"}
     assert ModelDir.open(convert(out, **flags)).vq_config == small
 
 
-def test_captions_may_be_left_as_they_are(convert: Convert, t2i: Args, out: Path) -> None:
+def test_cleaning_of_captions_can_be_turned_off(convert: Convert, t2i: Args, out: Path) -> None:
     assert ModelDir.open(convert(out / "a", **t2i)).config.clean_caption
     assert not ModelDir.open(convert(out / "b", **t2i, no_clean_caption=True)).config.clean_caption
 
@@ -160,22 +194,20 @@ def test_labels(convert: Convert, c2i: Args, out: Path, tmp_path: Path) -> None:
 
 
 def test_hub_text_encoder(convert: Convert, t2i: Args, out: Path) -> None:
-    assert (
-        ModelDir.open(convert(out, **t2i | {"text_encoder": "google/flan-t5-xl"})).text_encoder == "google/flan-t5-xl"
-    )
+    model = ModelDir.open(convert(out, **t2i | {"text_encoder": "google/flan-t5-xl"}))
+    assert model.text_encoder == "google/flan-t5-xl"
     assert not (out / "text_encoder").exists()
 
 
-def test_encoder_weights_of_other_frameworks_stay_behind(
+def test_encoder_weights_of_other_frameworks_are_not_copied(
     convert: Convert, t2i: Args, out: Path, tmp_path: Path
 ) -> None:
     encoder = Path(shutil.copytree(t2i["text_encoder"], tmp_path / "t5"))
-    for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", ".gitattributes"):
+    others = {"pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", ".gitattributes"}
+    for name in others:
         (encoder / name).touch()
     convert(out, **t2i | {"text_encoder": encoder})
-    assert {p.name for p in encoder.iterdir()} - {p.name for p in (out / "text_encoder").iterdir()} == {
-        "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", ".gitattributes",
-    }  # fmt: skip
+    assert {p.name for p in encoder.iterdir()} - {p.name for p in (out / "text_encoder").iterdir()} == others
 
 
 def test_output_must_be_free(convert: Convert, c2i: Args, out: Path) -> None:
@@ -191,7 +223,7 @@ def test_failure_leaves_nothing(convert: Convert, c2i: Args, out: Path, monkeypa
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llamagen_server.convert.command.save_vq", full)
+    monkeypatch.setattr("llamagen_server.convert.convert.save_vq", full)
     with pytest.raises(ValueError, match=r"^--out .*: cannot be written \(.*No space left on device\)"):
         convert(out, **c2i)
     assert list(out.parent.iterdir()) == []
@@ -199,14 +231,8 @@ def test_failure_leaves_nothing(convert: Convert, c2i: Args, out: Path, monkeypa
 
 def test_unsuitable_flags(convert: Convert, c2i: Args, t2i: Args, out: Path, tmp_path: Path) -> None:
     cases = [
-        (
-            {k: v for k, v in t2i.items() if k != "text_encoder"},
-            "is a text model, give its text encoder with --text-enc",
-        ),
-        (
-            t2i | {"text_encoder": "/no/such/dir"},
-            "--text-encoder /no/such/dir: neither a directory nor a Hugging Face id",
-        ),
+        (without(t2i, "text_encoder"), "is a text model, give its text encoder with --text-enc"),
+        (t2i | {"text_encoder": "/no/such/dir"}, "--text-encoder /no/such/dir: neither a directory nor a Hugging Face"),
         (t2i | {"text_encoder": tmp_path}, "config.json: no such file"),
         (t2i | {"labels": "x.json"}, "is a text model, it takes no --labels"),
         (c2i | {"text_encoder": "t5"}, "is a class model, it takes no --text-encoder"),
@@ -215,14 +241,11 @@ def test_unsuitable_flags(convert: Convert, c2i: Args, t2i: Args, out: Path, tmp
         (c2i | {"vq_ckpt": "gone.pt"}, "gone.pt: no such file"),
         (c2i | {"gpt_config": "gone.json"}, "gone.json: no such file"),
         (c2i | {"vq_config": "gone.json"}, "gone.json: no such file"),
-        (c2i | {"image_size": 128}, "codes per image are 256 by --image-size 128, but 64 by block_size"),
+        (c2i | {"image_size": 128}, "an image has 256 tokens by --image-size 128, but 64 by block_size"),
         (c2i | {"vq_ckpt": c2i["gpt_ckpt"]}, "not an image tokenizer, it has no quantize.embedding.weight"),
         (c2i | {"gpt_ckpt": c2i["vq_ckpt"]}, "not a LlamaGen GPT checkpoint, tok_embeddings.weight is missing"),
-        ({k: v for k, v in c2i.items() if k != "gpt_config"}, "dim is 128, no official size, so its n_head"),
-        (
-            {k: v for k, v in c2i.items() if k != "vq_config"},
-            "not the shape of VQ-16 or VQ-8; describe it with --vq-config",
-        ),
+        (without(c2i, "gpt_config"), "dim is 128, no official size, so its n_head"),
+        (without(c2i, "vq_config"), "not the shape of VQ-16 or VQ-8; describe it with --vq-config"),
     ]
     for flags, message in cases:
         with pytest.raises(ValueError, match=message) as error:
@@ -242,11 +265,10 @@ def test_unsuitable_flags(convert: Convert, c2i: Args, t2i: Args, out: Path, tmp
         ({"chs": 32}, "--vq-config .*: unknown VQ config field chs"),
     ],
 )
-def test_tokenizer_config_that_disagrees(
+def test_vq_config_that_disagrees(
     convert: Convert, c2i: Args, out: Path, tmp_path: Path, values: Args, message: str
 ) -> None:
-    config = tmp_path / "vq.json"
-    config.write_text(json.dumps(json.loads(c2i["vq_config"].read_text()) | values))
+    config = edited(c2i["vq_config"], tmp_path / "vq.json", **values)
     with pytest.raises(ValueError, match=message):
         convert(out, **c2i | {"vq_config": config})
 
@@ -258,8 +280,7 @@ def test_codebook_of_another_model(convert: Convert, golden_args: Callable[[str]
 
 def test_text_encoder_of_another_width(convert: Convert, t2i: Args, out: Path, tmp_path: Path) -> None:
     encoder = Path(shutil.copytree(t2i["text_encoder"], tmp_path / "t5"))
-    config = json.loads((encoder / "config.json").read_text())
-    (encoder / "config.json").write_text(json.dumps(config | {"d_model": 768}))
+    edited(encoder / "config.json", encoder / "config.json", d_model=768)
     with pytest.raises(ValueError, match="the text encoder is 768 wide, the model's caption_dim is 64"):
         convert(out, **t2i | {"text_encoder": encoder})
 
@@ -271,6 +292,8 @@ def test_integer_weights(convert: Convert, c2i: Args, weights: Args, out: Path, 
 
 
 class Payload:
+    """Makes a directory when it is unpickled."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("pwned",)
 
@@ -314,5 +337,5 @@ def test_checkpoint_without_weights(convert: Convert, c2i: Args, out: Path, tmp_
 def test_every_golden_model_converts(model_dir: str, request: pytest.FixtureRequest) -> None:
     model = ModelDir.open(request.getfixturevalue(model_dir))
     expected = {"gqa_model_dir": (4, 2, 32), "hd100_model_dir": (2, 2, 100)}.get(model_dir, (4, 4, 32))
-    assert (model.config.n_head, model.config.n_kv_head, model.config.stream_head_dim) == expected
+    assert (model.config.n_head, model.config.n_kv_head, model.config.branch_head_dim) == expected
     assert model.image_size == 64
