@@ -1,4 +1,4 @@
-"""``ModelDir``: one directory, checked as a whole."""
+"""``ModelDir``: a model directory, checked as a whole."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ _SIZES = (
 
 
 class ModelDirError(ValueError):
-    """A model directory that cannot be served; one line that names the file and what is wrong with it."""
+    """A model directory that cannot be served. The message is one line that names the file and the fault."""
 
 
 @dataclass(frozen=True)
 class ModelDir:
+    """A directory as ``llamagen convert`` makes it: configs, weights, image tokenizer and text encoder."""
+
     path: Path
     config: LlamaGenConfig
     vq_config: VQConfig
     defaults: SamplingDefaults
-    """How to sample when a request does not say."""
+    """Sampling parameters for requests that leave them out."""
     text_encoder: str | None
     """Directory or Hugging Face id of the text encoder; None for class models."""
     labels: Labels | None
-    """Class id -> names; None where the model has none."""
+    """Class id -> names; None if the model has no names."""
 
     @classmethod
     def open(cls, path: str | Path) -> ModelDir:
-        """Checks a directory as `llamagen convert` writes it. Cheap: of the weights only the headers are read.
+        """Opens and checks a directory. It is quick: only the headers of the weight files are read.
 
         Raises:
-            ModelDirError: it is missing, incomplete or damaged.
+            ModelDirError: the directory is missing, incomplete or damaged.
         """
         path = Path(path)
         try:
@@ -78,10 +80,10 @@ class ModelDir:
 
     @property
     def image_size(self) -> int:
-        """Side of an image in pixels."""
+        """Side of the images in pixels."""
         return int(self.config.grid_size * self.vq_config.downsample)
 
-    def text_condition_weights(self) -> dict[str, Tensor]:
+    def caption_projection_weights(self) -> dict[str, Tensor]:
         """Reads the tensors of a text model's `vllm_llamagen.caption_projection.CaptionProjection`."""
         return read_tensors(self.path, CAPTION_PROJECTION)
 
@@ -90,7 +92,7 @@ def read_config(path: Path) -> LlamaGenConfig:
     """Reads ``config.json``.
 
     Raises:
-        ValueError: not a LlamaGen config, or a field has a value that is not allowed; the message names the file.
+        ValueError: it is no LlamaGen config, or a field has a value that is not allowed; the message names the file.
     """
     values = read_object(path)
     _expect(path, "model_type", values.get("model_type"), [LlamaGenConfig.model_type])

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face text encoder, checked without loading it."""
+"""Checks and copies the files of a Hugging Face text encoder without loading it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import Any
 from llamagen_server.model_dir.json_file import read_object
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
-"""Each is enough for a T5 or CLIP tokenizer."""
+"""File names of a T5 or CLIP tokenizer; one of them suffices."""
 
 OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "onnx", ".*")
+"""Patterns of files that are not copied: weights of other frameworks, and hidden files."""
 
 
 def encoder_width(config: Mapping[str, Any]) -> int:
-    """Width of the rows that the encoder of a ``config.json`` yields; 512 is the default of both kinds.
+    """Returns the width of the encoder's hidden states; without the field it is 512, the default of T5 and CLIP.
+
+    Args:
+        config: content of the encoder's ``config.json``.
 
     Raises:
-        ValueError: the model is neither T5 nor CLIP.
+        ValueError: the model is neither T5 nor CLIP, or its width is not an integer.
     """
     match config:
         case {"model_type": "t5"}:
@@ -36,7 +40,7 @@ def encoder_width(config: Mapping[str, Any]) -> int:
 
 
 def check_encoder(directory: Path, caption_dim: int) -> None:
-    """Checks that a directory holds a text encoder of the right width, with weights and a tokenizer.
+    """Checks that a directory holds a text encoder with weights, a text tokenizer and hidden states of ``caption_dim``.
 
     Raises:
         ValueError: it does not; the message names the file and, for a wrong width, both numbers.
@@ -50,12 +54,12 @@ def check_encoder(directory: Path, caption_dim: int) -> None:
     if width != caption_dim:
         raise ValueError(f"{source}: the text encoder is {width} wide, the model's caption_dim is {caption_dim}")
     if not any((directory / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(f"{directory}: no tokenizer here, expected one of {', '.join(TOKENIZER_FILES)}")
+        raise ValueError(f"{directory}: no text tokenizer here, expected one of {', '.join(TOKENIZER_FILES)}")
     if not any(directory.glob("*.safetensors")) and not any(directory.glob("pytorch_model*.bin")):
         raise ValueError(f"{directory}: no weights here, expected model.safetensors or pytorch_model.bin")
 
 
 def copy_encoder(source: Path, target: Path) -> None:
-    """Copies a text encoder without the weights of other frameworks, or weights that are there as safetensors too."""
+    """Copies a text encoder without the weights of other frameworks and without duplicates of safetensors files."""
     duplicates = ("*.bin",) if any(source.glob("*.safetensors")) else ()
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*OTHER_FRAMEWORKS, *duplicates))

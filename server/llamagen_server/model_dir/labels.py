@@ -1,4 +1,4 @@
-"""Names of the classes of a class model (``labels.json``)."""
+"""Reads and writes ``labels.json``, the names of the classes of a class model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Labels = dict[int, list[str]]
 
 
 def read_labels(path: str | Path, num_classes: int) -> Labels:
-    """Reads ``{"0": ["tench", "Tinca tinca"], "1": "goldfish", ...}``; classes may be left out.
+    """Reads ``{"0": ["tench", "Tinca tinca"], "1": "goldfish", ...}``; classes may be missing.
 
     Raises:
-        ValueError: the file is no JSON object of that form, or an id is not a class of the model.
+        ValueError: the file is no JSON object of that form, or an id is not in 0 to ``num_classes - 1``.
     """
     return {_class_id(key, num_classes, path): _names(key, value, path) for key, value in read_object(path).items()}
 

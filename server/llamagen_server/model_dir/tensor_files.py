@@ -1,4 +1,4 @@
-"""Tensors in files: their shapes, without reading them, and some of them."""
+"""Reads the shapes of stored tensors, or a few of the tensors, without reading the rest."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ INDEX = "model.safetensors.index.json"
 
 
 def stored_shapes(directory: Path) -> dict[str, list[int]]:
-    """Shapes of the tensors in ``model.safetensors``, or in the files that ``model.safetensors.index.json`` lists.
+    """Returns the shapes of the tensors in ``model.safetensors``, or in the files of ``model.safetensors.index.json``.
 
     Only headers are read; the length of a file is checked against its header.
 
     Raises:
-        ValueError: a file is missing, truncated or not safetensors, or does not hold what the index says.
+        ValueError: a file is missing, truncated or not safetensors, or lacks a tensor that the index lists.
     """
     single, index = directory / "model.safetensors", directory / INDEX
     if single.is_file() or not index.is_file():
@@ -39,7 +39,7 @@ def stored_shapes(directory: Path) -> dict[str, list[int]]:
 
 
 def read_tensors(directory: Path, names: Collection[str]) -> dict[str, Tensor]:
-    """Reads some of the tensors that `stored_shapes` tells of."""
+    """Reads some of the tensors in ``model.safetensors`` or the files of its index; absent names are skipped."""
     index = directory / INDEX
     single = directory / "model.safetensors"
     files = [single] if single.is_file() else [directory / name for name in _shards(index)]
@@ -51,13 +51,13 @@ def read_tensors(directory: Path, names: Collection[str]) -> dict[str, Tensor]:
 
 
 def vq_shapes(config: VQConfig) -> dict[str, list[int]]:
-    """Shapes of the tensors of an image tokenizer."""
+    """Returns the shapes of the tensors of an image tokenizer."""
     with torch.device("meta"):
         return {name: list(tensor.shape) for name, tensor in VQModel(config).state_dict().items()}
 
 
 def difference(found: Shapes, expected: Shapes) -> str | None:
-    """Says in one phrase how the tensors differ from the expected ones; None if they do not."""
+    """Describes in one phrase how the tensors differ from the expected ones; returns None if they do not."""
     if missing := sorted(expected.keys() - found.keys()):
         return f"{len(missing)} tensors are missing, first {missing[0]}"
     if unexpected := sorted(found.keys() - expected.keys()):
@@ -79,7 +79,7 @@ def _file_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def _shards(index: Path) -> dict[str, set[str]]:
-    """The files of an index, each with the tensors that it must hold."""
+    """Reads an index: file name -> names of the tensors in that file."""
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index}: weight_map is {weight_map!r}, expected tensor names with their files")

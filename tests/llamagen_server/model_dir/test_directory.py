@@ -1,4 +1,4 @@
-"""Model directories: what is read from them, and one clear line for everything that can be wrong."""
+"""Model directories: their contents, and one clear line for every fault."""
 
 import json
 import shutil
@@ -58,10 +58,10 @@ def test_text_model(text_model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_text_condition_weights(text_copy: Path, golden_dir: Path, sharded: bool) -> None:
+def test_caption_projection_weights(text_copy: Path, golden_dir: Path, sharded: bool) -> None:
     if sharded:
         shard(text_copy)
-    weights = ModelDir.open(text_copy).text_condition_weights()
+    weights = ModelDir.open(text_copy).caption_projection_weights()
     official = torch.load(golden_dir / "tiny_t2i.pt")["model"]
     assert len(weights) == 3
     assert all(torch.equal(tensor, official[name].float()) for name, tensor in weights.items())
@@ -83,27 +83,40 @@ def test_hub_text_encoder(text_copy: Path) -> None:
     assert ModelDir.open(text_copy).text_encoder == "google/flan-t5-xl"
 
 
-def test_defaults_that_are_left_out_are_the_official_ones(class_copy: Path) -> None:
+def test_missing_sampling_defaults_are_the_official_ones(class_copy: Path) -> None:
     (class_copy / "generation_config.json").write_text('{"cfg_scale": 1.5, "eos_token_id": 3}')
     assert ModelDir.open(class_copy).defaults == SamplingDefaults(cfg_scale=1.5, temperature=1, top_k=2000, top_p=1)
     (class_copy / "generation_config.json").unlink()
     assert ModelDir.open(class_copy).defaults.cfg_scale == 4.0
 
 
-def write(name: str, text: str) -> Callable[[Path], None]:
-    return lambda path: (path / name).write_text(text) and None
+Damage = Callable[[Path], object]
+"""Damages a model directory."""
 
 
-def truncate(name: str) -> Callable[[Path], None]:
-    return lambda path: (path / name).write_bytes((path / name).read_bytes()[:-100]) and None
+def write(name: str, text: str) -> Damage:
+    return lambda path: (path / name).write_text(text)
 
 
-def remove(name: str) -> Callable[[Path], None]:
+def truncate(name: str) -> Damage:
+    return lambda path: (path / name).write_bytes((path / name).read_bytes()[:-100])
+
+
+def remove(name: str) -> Damage:
     return lambda path: shutil.rmtree(path / name) if (path / name).is_dir() else (path / name).unlink()
 
 
-def config(**values: Any) -> Callable[[Path], None]:
+def config(**values: Any) -> Damage:
     return lambda path: change(path / "config.json", **values)
+
+
+def check_fault(path: Path, damage: Damage, message: str) -> None:
+    """Damages a model directory; the error must be one line that names it."""
+    damage(path)
+    with pytest.raises(ModelDirError, match=message) as error:
+        ModelDir.open(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
 
 
 CLASS_FAULTS = {
@@ -148,17 +161,13 @@ CLASS_FAULTS = {
 @pytest.mark.parametrize("fault", CLASS_FAULTS)
 def test_faults(class_copy: Path, fault: str) -> None:
     damage, message = CLASS_FAULTS[fault]
-    damage(class_copy)
-    with pytest.raises(ModelDirError, match=message) as error:
-        ModelDir.open(class_copy)
-    assert "\n" not in str(error.value)
-    assert str(class_copy) in str(error.value)
+    check_fault(class_copy, damage, message)
 
 
 TEXT_FAULTS = {
     "no encoder": (remove("text_encoder"), "text_encoder: no such directory, and config.json names no text_encoder"),
     "no encoder config": (remove("text_encoder/config.json"), "text_encoder/config.json: no such file"),
-    "no tokenizer": (remove("text_encoder/tokenizer.json"), "text_encoder: no tokenizer here, expected one of"),
+    "no tokenizer": (remove("text_encoder/tokenizer.json"), "text_encoder: no text tokenizer here, expected one of"),
     "no encoder weights": (remove("text_encoder/model.safetensors"), "text_encoder: no weights here, expected"),
     "another encoder": (
         write("text_encoder/config.json", '{"model_type": "bert"}'),
@@ -179,10 +188,7 @@ TEXT_FAULTS = {
 @pytest.mark.parametrize("fault", TEXT_FAULTS)
 def test_text_faults(text_copy: Path, fault: str) -> None:
     damage, message = TEXT_FAULTS[fault]
-    damage(text_copy)
-    with pytest.raises(ModelDirError, match=message) as error:
-        ModelDir.open(text_copy)
-    assert str(text_copy) in str(error.value)
+    check_fault(text_copy, damage, message)
 
 
 @pytest.mark.parametrize(
@@ -225,18 +231,19 @@ def test_reads_no_weights(class_copy: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("safetensors.torch.load_file", fail)
     monkeypatch.setattr("llamagen_tokenizer.checkpoint.load_file", fail)
+    monkeypatch.setattr("llamagen_server.model_dir.directory.read_tensors", fail)
     assert ModelDir.open(class_copy).image_size == 64
 
 
-def test_other_faults_of_the_file_system(class_copy: Path) -> None:
+def test_faults_of_the_file_system(class_copy: Path) -> None:
     (class_copy / "config.json").unlink()
     (class_copy / "config.json").mkdir()
     with pytest.raises(ModelDirError, match=r"config.json: cannot be read \(Is a directory\)"):
         ModelDir.open(class_copy)
 
 
-def test_opened_directory_loads_as_transformers_generation_config(class_model_dir: Path) -> None:
+def test_transformers_reads_the_sampling_defaults(class_model_dir: Path) -> None:
     from transformers import GenerationConfig
 
-    generation = GenerationConfig.from_pretrained(class_model_dir)  # vLLM reads temperature, top_k and top_p from it
+    generation = GenerationConfig.from_pretrained(class_model_dir)  # the way vLLM reads temperature, top_k and top_p
     assert (generation.temperature, generation.top_k, generation.top_p) == (1.0, 2000, 1.0)
