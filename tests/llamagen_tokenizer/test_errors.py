@@ -1,4 +1,4 @@
-"""What the tokenizer says of wrong shapes, wrong configs and damaged files."""
+"""Errors of the image tokenizer: wrong shapes, wrong configs and damaged files."""
 
 import argparse
 import json
@@ -16,8 +16,9 @@ TINY = VQConfig(codebook_size=16, encoder_ch_mult=(1, 1), decoder_ch_mult=(1, 1)
 
 @pytest.fixture(scope="module")
 def model() -> VQModel:
-    torch.manual_seed(0)
-    return VQModel(TINY).eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return VQModel(TINY).eval().requires_grad_(False)
 
 
 def test_named_configs_have_the_official_shape() -> None:
@@ -74,6 +75,8 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(model: VQModel, tmp_
 
 
 class Malicious:
+    """Prints when it is unpickled."""
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return print, ("code from the checkpoint was run",)
 

@@ -1,6 +1,6 @@
-"""The VQ model against the official code, on reference vectors."""
+"""The image tokenizer against the official code, on reference vectors."""
 
-import json
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,10 +18,9 @@ def expected(golden_dir: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def vq(golden_dir: Path) -> VQModel:
-    spec = json.loads((golden_dir / "tiny_vq.json").read_text())
-    config = VQConfig.from_dict({**spec["model_args"], "ch": spec["ch"], "num_res_blocks": spec["num_res_blocks"]})
-    return load_vq_pt(golden_dir / "tiny_vq.pt", config)
+def vq(golden_args: Callable[[str], dict[str, Path]]) -> VQModel:
+    flags = golden_args("tiny_c2i")
+    return load_vq_pt(flags["vq_ckpt"], VQConfig.from_json(flags["vq_config"]))
 
 
 def test_encode_gives_the_official_codes(vq: VQModel, expected: dict[str, torch.Tensor]) -> None:
@@ -54,7 +53,7 @@ def test_mistakes_are_caught(vq: VQModel, expected: dict[str, torch.Tensor], mut
     assert (images - expected["decoded"]).abs().max() > 0.5
 
 
-def test_own_directory_holds_the_same_model(vq: VQModel, expected: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_saved_directory_holds_the_same_model(vq: VQModel, expected: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_vq(vq, tmp_path)
     again = load_vq(tmp_path)
     assert again.config == vq.config
@@ -62,10 +61,10 @@ def test_own_directory_holds_the_same_model(vq: VQModel, expected: dict[str, tor
     assert torch.equal(again.decode(codes), vq.decode(codes))
 
 
-def test_decoding_in_bfloat16_leaves_encoding_alone(vq: VQModel, expected: dict[str, torch.Tensor]) -> None:
+def test_decoding_in_bfloat16_does_not_change_encoding(vq: VQModel, expected: dict[str, torch.Tensor]) -> None:
     vq = deepcopy(vq).decode_in(torch.bfloat16)
     images = vq.decode(expected["decode_codes"].view(2, 8, 8))
     assert images.dtype == torch.float32
     error = (images - expected["decoded"]).square().mean()
-    assert 0 < error < 4 * 10 ** (-35 / 10)  # PSNR above 35 dB, of weights that were not trained
+    assert 0 < error < 4 * 10 ** (-35 / 10)  # PSNR above 35 dB; the weights are random
     assert torch.equal(vq.encode(expected["images"]).flatten(1), expected["encode_codes"].long())

@@ -1,4 +1,4 @@
-"""The VQ image tokenizer of LlamaGen: images to codes and back."""
+"""The VQ image tokenizer of LlamaGen: encodes images to codes and decodes codes to images."""
 
 from llamagen_tokenizer.checkpoint import CheckpointError, load_vq, load_vq_pt, save_vq
 from llamagen_tokenizer.config import CONFIGS, VQConfig

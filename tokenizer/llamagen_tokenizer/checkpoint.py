@@ -1,4 +1,4 @@
-"""Reading checkpoints: files of the official trainers (``.pt``) and our own directories (safetensors)."""
+"""Reads checkpoints of the official trainers (``.pt``); reads and writes our own directories (safetensors)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,32 @@ from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel
 
 VQ_KEYS = ("ema", "model", "state_dict")
-"""Where the weights of a VQ checkpoint are, in the order of the official ``vq_demo.py``."""
+"""Entries of a VQ checkpoint that may hold the weights, in the order of the official ``vq_demo.py``."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what is wrong with it."""
+    """A checkpoint that cannot be used; the message names the file and the fault."""
 
 
 def read_pt(path: str | Path, keys: Sequence[str]) -> dict[str, Tensor]:
-    """Reads the state dict of a torch checkpoint: `find_weights` in what `load_pt` returns."""
+    """Reads the state dict of a torch checkpoint.
+
+    Args:
+        keys: entries that may hold it; see `find_weights`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or has no weights, or loading it would run code.
+    """
     return find_weights(load_pt(path), keys, path)
 
 
 def load_pt(path: str | Path) -> Mapping[str, object]:
     """Reads a torch checkpoint without running code from it; the tensors are memory-mapped where the format allows it.
 
-    The official trainers store an ``argparse.Namespace`` beside the weights; it is the only class that is allowed.
+    The official trainers store an ``argparse.Namespace`` beside the weights; no other class is allowed.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or loading it would run code.
     """
     path = Path(path)
     try:
@@ -45,7 +55,7 @@ def load_pt(path: str | Path) -> Mapping[str, object]:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it holds a {refused[1]}" if refused else "weights-only loading refuses it"
         raise CheckpointError(f"{path}: not a checkpoint of plain tensors ({reason})") from None
-    except Exception as error:  # the unpickler meets damaged data with any error
+    except Exception as error:  # on damaged data the unpickler raises errors of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: damaged or not a torch checkpoint ({reason})") from None
     if not isinstance(content, Mapping):
@@ -54,11 +64,15 @@ def load_pt(path: str | Path) -> Mapping[str, object]:
 
 
 def find_weights(content: Mapping[str, object], keys: Sequence[str], source: str | Path) -> dict[str, Tensor]:
-    """Takes the state dict out of a checkpoint.
+    """Returns the state dict in a checkpoint.
 
     Args:
-        keys: entries of the file that may hold the state dict, tried in order; a file that is itself a state dict (a
-            consolidated FSDP file) is taken as it is.
+        keys: entries of ``content`` that may hold the state dict, tried in order. ``content`` may also be a state dict
+            itself, as in a consolidated FSDP file.
+        source: name of the checkpoint in the error message.
+
+    Raises:
+        CheckpointError: there is no state dict.
     """
     for candidate in (*(content.get(key) for key in keys), content):
         if _is_state_dict(candidate):
@@ -68,6 +82,7 @@ def find_weights(content: Mapping[str, object], keys: Sequence[str], source: str
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Reads all tensors of a file. Raises `CheckpointError` if it is missing or damaged."""
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -77,7 +92,11 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Loads weights strictly: a missing, an unexpected and a misshapen tensor are errors that name it."""
+    """Loads weights into ``model``.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or has another shape; the message names the first.
+    """
     own = model.state_dict()
     if missing := sorted(own.keys() - weights.keys()):
         raise CheckpointError(f"{source}: {len(missing)} tensors are missing, first {missing[0]}")
@@ -90,14 +109,22 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: 
 
 
 def load_vq_pt(path: str | Path, config: VQConfig) -> VQModel:
-    """Loads an official VQ checkpoint (``vq_ds16_c2i.pt``, ...) in float32, ready to use."""
+    """Loads an official VQ checkpoint (``vq_ds16_c2i.pt``, ...) in float32, on the CPU, for inference.
+
+    Raises:
+        CheckpointError: the file cannot be read or does not fit ``config``.
+    """
     weights = read_pt(path, VQ_KEYS)
-    weights.pop("quantize.codebook_used", None)  # usage statistics of training
+    weights.pop("quantize.codebook_used", None)  # usage counts of training
     return _build(config, weights, path)
 
 
 def load_vq(directory: str | Path) -> VQModel:
-    """Loads a tokenizer from our own directory: ``config.json`` and ``model.safetensors``. Float32, ready to use."""
+    """Loads ``config.json`` and ``model.safetensors`` of our own directory in float32, on the CPU, for inference.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights do not fit the config.
+    """
     directory = Path(directory)
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"{directory}: no image tokenizer here (config.json is missing)")
@@ -110,7 +137,7 @@ def load_vq(directory: str | Path) -> VQModel:
 
 
 def save_vq(model: VQModel, directory: str | Path) -> None:
-    """Writes the directory that `load_vq` reads."""
+    """Writes the directory that `load_vq` reads; tensors keep their dtype."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model.config.to_json(directory / "config.json")
@@ -130,6 +157,6 @@ def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _is_zip(path: Path) -> bool:
-    """Memory mapping needs torch's zip format; checkpoints from before torch 1.6 are plain pickles."""
+    """Whether torch can memory-map the file: checkpoints from before torch 1.6 are plain pickles, not zip files."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"

@@ -1,4 +1,4 @@
-"""Shape of the image tokenizer, and the shapes that were released under a name."""
+"""Shape of the image tokenizer, and the released shapes by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 class VQConfig:
     """Hyper-parameters of the VQ model (fields of ``ModelArgs`` in the official ``vq_model.py``).
 
-    ``ch`` and ``num_res_blocks`` are constants in the official code; they are fields here so that small models can be
-    described too. One entry of ``encoder_ch_mult`` is one resolution, so an image is reduced by ``2 ** (entries - 1)``.
+    ``ch`` and ``num_res_blocks`` are constants in the official code; as fields they allow small models. Each entry of
+    ``encoder_ch_mult`` is one resolution, so the sides of an image shrink by ``2 ** (entries - 1)``.
+
+    Raises:
+        ValueError: a value is not allowed, or the numbers of resolutions differ.
     """
 
     codebook_size: int = 16384
@@ -24,7 +27,7 @@ class VQConfig:
     ch: int = 128
     num_res_blocks: int = 2
     dtype: str = "float32"
-    """What pixels are decoded in: ``float32`` (official), or ``bfloat16`` on a CPU that has units for it."""
+    """Data type of the decoder: ``float32`` (official), or ``bfloat16`` on CPUs with bfloat16 arithmetic."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoder_ch_mult", tuple(self.encoder_ch_mult))
@@ -41,12 +44,16 @@ class VQConfig:
 
     @property
     def downsample(self) -> int:
-        """Pixels per code along one side."""
+        """Downsampling factor: pixels per code of the grid, along one side."""
         return 2 ** (len(self.encoder_ch_mult) - 1)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> VQConfig:
-        """Builds a config from official ``ModelArgs`` fields; fields that only concern training are ignored."""
+        """Builds a config from official ``ModelArgs`` fields; fields that only concern training are ignored.
+
+        Raises:
+            ValueError: a field is unknown, or its value is not supported.
+        """
         training_only = {
             "codebook_l2_norm",
             "codebook_show_usage",
@@ -73,4 +80,4 @@ CONFIGS: dict[str, VQConfig] = {
     "VQ-16": VQConfig(),
     "VQ-8": VQConfig(encoder_ch_mult=(1, 2, 2, 4), decoder_ch_mult=(1, 2, 2, 4)),
 }
-"""The released tokenizers: ``vq_ds16_c2i.pt`` and ``vq_ds16_t2i.pt`` are VQ-16, ``vq_ds8_c2i.pt`` is VQ-8."""
+"""The released image tokenizers: ``vq_ds16_c2i.pt`` and ``vq_ds16_t2i.pt`` are VQ-16, ``vq_ds8_c2i.pt`` is VQ-8."""

@@ -1,4 +1,4 @@
-"""Convolutional blocks of encoder and decoder. Module names are those of the official checkpoints."""
+"""Layers of the image tokenizer. Module names are those of the official checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class ResnetBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, with a shortcut. [B, Cin, H, W] -> [B, Cout, H, W]."""
+    """Twice GroupNorm, SiLU and a 3x3 convolution, with a shortcut. [B, Cin, H, W] -> [B, Cout, H, W]."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
 class VectorQuantizer(nn.Module):
     """Nearest neighbour in an l2-normalised codebook.
 
-    The stored rows are not of unit length: they are normalised whenever they are used, as are the features.
+    The stored vectors do not have unit length; like the features, they are normalised at each use.
     """
 
     def __init__(self, codebook_size: int, embed_dim: int) -> None:
@@ -155,7 +155,7 @@ class VectorQuantizer(nn.Module):
         self.embedding = nn.Embedding(codebook_size, embed_dim)
 
     def codebook(self) -> Tensor:
-        """The unit-length rows, [codebook_size, embed_dim]."""
+        """Returns the unit-length codebook vectors, [codebook_size, embed_dim]."""
         return F.normalize(self.embedding.weight, dim=-1)
 
     def encode(self, z: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from llamagen_tokenizer.layers import Decoder, Encoder, VectorQuantizer
 
 
 class VQModel(nn.Module):
-    """Turns images into a grid of codes and back.
+    """Encodes images to grids of codes and decodes them.
 
     The official pipeline runs it in float32 whatever the dtype of the language model; see `decode_in`.
     """
@@ -25,7 +25,10 @@ class VQModel(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.codebook_embed_dim, config.z_channels, 1)
 
     def decode_in(self, dtype: torch.dtype) -> VQModel:
-        """Has `decode` compute in ``dtype``. `encode` stays as it is: a rounding there would change codes."""
+        """Makes this model's `decode` compute in ``dtype``, and returns the model.
+
+        `encode` keeps its dtype: rounding there would change codes.
+        """
         self.post_quant_conv.to(dtype)
         self.decoder.to(dtype)
         return self
@@ -46,7 +49,7 @@ class VQModel(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, h, w], integers in [0, codebook_size) -> images [B, 3, h * downsample, w * downsample].
 
-        The images are float32, nominally in [-1, 1] but not clamped; see `to_uint8`.
+        The images are float32, nominally in [-1, 1], but not clamped; see `to_uint8`.
 
         Raises:
             ValueError: the tensor is not [B, h, w], or a code is outside the codebook.
@@ -59,8 +62,8 @@ class VQModel(nn.Module):
                 f"code {low if low < 0 else high} is outside the codebook, "
                 f"which has codes 0 to {self.config.codebook_size - 1}"
             )
-        rows = self.quantize.decode(codes.long()).to(self.post_quant_conv.weight.dtype)
-        images: Tensor = self.decoder(self.post_quant_conv(rows))
+        features = self.quantize.decode(codes.long()).to(self.post_quant_conv.weight.dtype)
+        images: Tensor = self.decoder(self.post_quant_conv(features))
         return images.float()
 
 
