@@ -22,7 +22,7 @@ from demo.code_features import add_features, merge_features
 from demo.model import GPT, GPTConfig
 from demo.patches import patch_table
 from demo.scenes import Scene, render
-from demo.text import TextEncoder
+from demo.text_encoder import TextEncoder
 from demo.training import Budget, Trainer, load_trained, run, start, training_parser
 
 CONFIG = GPTConfig(vocab_size=len(patch_table()))

@@ -8,7 +8,7 @@ Which patch has which code is settled beforehand (`demo.patches`). The encoder l
 must be nearer to the patch's row of the codebook than to any other. The decoder learns to draw them from these rows.
 
 An image of 128 px has 8 x 8 codes from the start, but the first stage sees it at 32 px and each further one at twice
-the size (`demo.vq_start`): most is learned where a step is cheap. The output level has 64 channels because GroupNorm
+the size (`demo.vq_init`): most is learned where a step is cheap. The output level has 64 channels because GroupNorm
 has 32 groups: with one channel per group it would remove every channel's mean, and with it the colour of plain areas.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from demo.patches import GRID, patch_table
 from demo.scenes import render, sample_scene
 from demo.training import Budget, Trainer, load_trained, run, start, training_parser
-from demo.vq_start import fresh, grown
+from demo.vq_init import fresh, grown
 from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel, from_uint8
 

@@ -15,7 +15,7 @@ from demo.scenes import render, sample_scene
 from demo.train_ar import ARTrainer, load_trained_ar
 from demo.train_vq import VQTrainer, prepare, shrink
 from demo.training import Budget, Trainer, learning_rate, run
-from demo.vq_start import fresh, grown
+from demo.vq_init import fresh, grown
 from tests.conftest import Convert
 
 from demo import train_vq
