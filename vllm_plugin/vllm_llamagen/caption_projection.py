@@ -1,4 +1,4 @@
-"""Turns T5 or CLIP rows of a caption into the prompt embeddings of a text model."""
+"""The caption projection of a text model: hidden states of T5 or CLIP to the engine's prompt embeddings."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vllm_llamagen.config import LlamaGenConfig
-from vllm_llamagen.weights import TEXT_CONDITION
+from vllm_llamagen.weights import CAPTION_PROJECTION
 
 
-class TextCondition(nn.Module):
-    """The caption projection and the learnt "no caption" rows (official ``CaptionEmbedder``)."""
+class CaptionProjection(nn.Module):
+    """The caption projection and the learnt "no caption" embedding (official ``CaptionEmbedder``)."""
 
     uncond_embedding: Tensor
 
     def __init__(self, config: LlamaGenConfig, weights: Mapping[str, Tensor]) -> None:
+        """``weights`` holds at least the tensors named in `CAPTION_PROJECTION`."""
         super().__init__()
-        fc1, fc2, uncond = (weights[name] for name in TEXT_CONDITION)
-        self.guidance_streams = config.guidance_streams
+        fc1, fc2, uncond = (weights[name] for name in CAPTION_PROJECTION)
+        self.cfg_branches = config.cfg_branches
         self.fc1 = nn.Parameter(fc1, requires_grad=False)
         self.fc2 = nn.Parameter(fc2, requires_grad=False)
         self.register_buffer("uncond_embedding", uncond)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Encoder rows of the valid tokens [n, caption_dim] -> prompt embeddings [n, streams * dim].
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Hidden states of the caption's tokens [n, caption_dim] -> prompt embeddings [n, branches * dim].
 
-        The unconditional rows are the last n: the official pipeline pads captions on the left and masks both streams
-        with the caption's mask. Padding is dropped instead of masked, which is exact.
+        The unconditional branch gets the last n rows of ``uncond_embedding``: the official pipeline pads captions on
+        the left and masks both branches with the caption's mask. Padding is dropped instead of masked, which is exact.
 
         Raises:
-            ValueError: there are no rows, or more than the model has positions for.
+            ValueError: n is 0, or larger than the model's number of condition tokens.
         """
         limit = len(self.uncond_embedding)
-        if not 0 < len(rows) <= limit:
-            raise ValueError(f"the caption has {len(rows)} tokens, must have 1 to {limit}")
-        streams = [rows.type_as(self.fc1), self.uncond_embedding[limit - len(rows) :]][: self.guidance_streams]
-        return torch.cat([self._project(stream) for stream in streams], dim=-1)
+        if not 0 < len(hidden_states) <= limit:
+            raise ValueError(f"the caption has {len(hidden_states)} tokens, must have 1 to {limit}")
+        unconditional = self.uncond_embedding[limit - len(hidden_states) :]
+        branches = [hidden_states.type_as(self.fc1), unconditional][: self.cfg_branches]
+        return torch.cat([self._project(branch) for branch in branches], dim=-1)
 
-    def _project(self, rows: Tensor) -> Tensor:
-        return F.linear(F.gelu(F.linear(rows, self.fc1), approximate="tanh"), self.fc2)
+    def _project(self, x: Tensor) -> Tensor:
+        return F.linear(F.gelu(F.linear(x, self.fc1), approximate="tanh"), self.fc2)

@@ -1,4 +1,4 @@
-"""Configuration of a LlamaGen language model: its network, and how vLLM sees it."""
+"""Configuration of a LlamaGen language model: the network's shape, and the shape that vLLM sees."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from transformers import PreTrainedConfig
 
 ATTENTION_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-"""Head sizes that vLLM's attention kernels have on CPU and on GPU; others are padded with zeros (3B: 100 to 112)."""
+"""Head sizes that vLLM's attention kernels support on CPU and GPU. Others are padded with zeros (3B: 100 to 112)."""
 
 
 class Size(NamedTuple):
@@ -36,7 +36,10 @@ SIZES = {
 
 
 def ffn_hidden_dim(dim: int, multiple_of: int = 256, multiplier: float | None = None) -> int:
-    """Official ``FeedForward``: two thirds of 4 * dim, times the multiplier, rounded up to a multiple."""
+    """Width of the feed-forward layers: 8/3 * dim, times ``multiplier``, rounded up to ``multiple_of``.
+
+    Source: ``FeedForward`` in the official ``gpt.py``.
+    """
     hidden = int(2 * 4 * dim / 3)
     if multiplier is not None:
         hidden = int(multiplier * hidden)
@@ -46,13 +49,16 @@ def ffn_hidden_dim(dim: int, multiple_of: int = 256, multiplier: float | None = 
 class LlamaGenConfig(PreTrainedConfig):
     """``config.json`` of a model directory.
 
-    The fields describe the network of one guidance stream, under the names of ``ModelArgs`` in the official ``gpt.py``.
-    The properties are what vLLM asks for. A token carries ``guidance_streams`` streams (conditional and unconditional),
-    so vLLM sees that many times the heads and that many times the width of an input embedding.
+    The fields describe the network of one branch, under the names of ``ModelArgs`` in the official ``gpt.py``. The
+    properties are what vLLM reads. A token carries ``cfg_branches`` branches (conditional and unconditional), so vLLM
+    sees that many times the heads and that many times the width of an input embedding.
 
     The vocabulary is the codebook followed by the condition tokens: ids ``0 .. codebook_size - 1`` are codes. In a
     class model ``codebook_size + c`` is class ``c`` and the last id means "no class". In a text model
-    ``codebook_size`` stands for a text position, whose embedding comes with the request.
+    ``codebook_size`` marks a text position, whose embedding comes with the request.
+
+    Raises:
+        ValueError: a field has a value that is not allowed, or two fields contradict each other.
     """
 
     model_type: ClassVar[str] = "llamagen"
@@ -70,7 +76,7 @@ class LlamaGenConfig(PreTrainedConfig):
     num_classes: int = 1000
     cls_token_num: int = 1
     caption_dim: int = 2048
-    guidance_streams: int = 2
+    cfg_branches: int = 2
     text_encoder: str | None = None
     clean_caption: bool = True
 
@@ -78,44 +84,45 @@ class LlamaGenConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.condition not in ("class", "text"):
             raise ValueError(f"condition is {self.condition!r}, must be 'class' or 'text'")
-        if self.guidance_streams not in (1, 2):
-            raise ValueError(f"guidance_streams is {self.guidance_streams}, must be 1 or 2")
+        if self.cfg_branches not in (1, 2):
+            raise ValueError(f"cfg_branches is {self.cfg_branches}, must be 1 or 2")
         if self.dim % self.n_head or (self.dim // self.n_head) % 4:
             raise ValueError(f"dim {self.dim} is not n_head {self.n_head} times a multiple of 4")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> LlamaGenConfig:
-        """This config itself: transformers would take the name in ``text_encoder`` for a config inside this one."""
+        """Returns this config: transformers would mistake the name in ``text_encoder`` for a nested config."""
         return self
 
     @property
-    def stream_head_dim(self) -> int:
+    def branch_head_dim(self) -> int:
         """Size of an attention head of the network."""
         return self.dim // self.n_head
 
     @property
     def num_image_tokens(self) -> int:
-        """Codes of one image; LlamaGen has no end token, every image has exactly this many."""
+        """Number of image tokens. LlamaGen has no end token: every image has exactly this many."""
         return self.grid_size**2
 
     @property
     def step_weights(self) -> int:
-        """Number of weights that a step reads: all but the embeddings."""
-        attention = self.dim * self.stream_head_dim * (2 * self.n_head + 2 * self.n_kv_head)
+        """Number of weights that one decode step reads: all but the embeddings."""
+        attention = self.dim * self.branch_head_dim * (2 * self.n_head + 2 * self.n_kv_head)
         return self.n_layer * (attention + 3 * self.dim * self.ffn_hidden_dim) + self.dim * self.codebook_size
 
     @property
     def num_condition_ids(self) -> int:
+        """Number of vocabulary ids behind the codebook."""
         return self.num_classes + 1 if self.condition == "class" else 1
 
     @property
     def head_dim(self) -> int:
-        """Size of an attention head in vLLM's KV cache: `stream_head_dim`, padded to a size the kernels have."""
+        """Size of an attention head in vLLM's KV cache: `branch_head_dim`, padded to a supported size."""
         for size in ATTENTION_HEAD_DIMS:
-            if size >= self.stream_head_dim:
+            if size >= self.branch_head_dim:
                 return size
-        raise ValueError(f"head size {self.stream_head_dim} is above {ATTENTION_HEAD_DIMS[-1]}, the largest supported")
+        raise ValueError(f"head size {self.branch_head_dim} is above {ATTENTION_HEAD_DIMS[-1]}, the largest supported")
 
     @property
     def hidden_size(self) -> int:
@@ -123,8 +130,8 @@ class LlamaGenConfig(PreTrainedConfig):
 
     @property
     def projection_dim(self) -> int:
-        """Width of one token's input embedding: that of all streams side by side."""
-        return self.guidance_streams * self.dim
+        """Width of one token's input embedding: all branches side by side."""
+        return self.cfg_branches * self.dim
 
     @property
     def num_hidden_layers(self) -> int:
@@ -132,11 +139,11 @@ class LlamaGenConfig(PreTrainedConfig):
 
     @property
     def num_attention_heads(self) -> int:
-        return self.guidance_streams * self.n_head
+        return self.cfg_branches * self.n_head
 
     @property
     def num_key_value_heads(self) -> int:
-        return self.guidance_streams * self.n_kv_head
+        return self.cfg_branches * self.n_kv_head
 
     @property
     def vocab_size(self) -> int:
@@ -148,5 +155,5 @@ class LlamaGenConfig(PreTrainedConfig):
 
     @property
     def mrope_section(self) -> list[int] | None:
-        """Asks vLLM for the model's own positions: all text tokens share position 0 (see `LlamaGenForCausalLM`)."""
+        """Makes vLLM ask the model for positions: all text tokens share position 0 (see `LlamaGenForCausalLM`)."""
         return [1, 1, 1] if self.condition == "text" else None

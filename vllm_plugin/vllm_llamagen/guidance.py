@@ -1,19 +1,18 @@
-"""Classifier-free guidance per request: what a request may ask for, and the arithmetic.
+"""Classifier-free guidance per request: the parameters, their checks, and the arithmetic that both model runners share.
 
-A request says how it is guided in ``SamplingParams.extra_args``:
+A request sets its guidance in ``SamplingParams.extra_args``:
 
 - ``cfg_scale``: number from 0 to 1000. The logits are ``u + cfg_scale * (c - u)`` of the unconditional and the
-  conditional stream: 1 is the conditional model alone, 0 the unconditional one. (The official code knows no scale
-  below 1.)
+  conditional branch: 1 is the conditional model alone, 0 the unconditional one. (Official: only above 1.)
 - ``cfg_interval``: integer >= -1. -1 guides every token. ``k >= 0`` guides the first token and decode steps 0 to k,
-  that is image tokens 0 to k + 1; the rest are conditional only (official ``generate`` and ``decode_n_tokens``).
-- ``cfg_schedule``: how the scale runs over the image. ``constant``; ``linear`` from 1 at the first token to
-  ``cfg_scale`` at the last; ``cosine`` likewise along half a cosine wave. (Rising schedules: arXiv 2404.13040.)
-- ``first_token``: index of the image token that is sampled first, where the prompt already holds the codes before it.
-- ``forced_codes``: codes of the image in raster order, -1 where the model is free. A forced one is taken whatever its
-  logit, and has log-probability 0.
+  that is image tokens 0 to k + 1; later tokens are conditional only (official ``generate`` and ``decode_n_tokens``).
+- ``cfg_schedule``: the scale over the image. ``constant``; ``linear`` from 1 at the first token to ``cfg_scale`` at the
+  last; ``cosine``, the same along half a cosine wave. (Rising schedules: arXiv 2404.13040.)
+- ``start_index``: index of the first sampled image token. The prompt holds the tokens before it (the prefix tokens).
+- ``forced_tokens``: codes of the image tokens in raster order, -1 where the model samples. A forced token is taken
+  whatever its logit, and has log-probability 0.
 
-Without ``cfg_scale`` a request has the default of the model directory's ``generation_config.json``, else 1.
+A request without ``cfg_scale`` gets the one in the model directory's ``generation_config.json``, else 1.
 """
 
 from __future__ import annotations
@@ -29,17 +28,19 @@ from vllm_llamagen.limits import MAX_INT, MAX_SCALE
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
+    from vllm_llamagen.vllm_compat import VllmConfig
+
 SCHEDULES = ("constant", "linear", "cosine")
 
 
 class Guidance(NamedTuple):
-    """How one request is guided."""
+    """The guidance of one request. The module's docstring explains the fields."""
 
     scale: float = 1.0
     interval: int = -1
     schedule: str = "constant"
-    first_token: int = 0
-    forced_codes: tuple[int, ...] = ()
+    start_index: int = 0
+    forced_tokens: tuple[int, ...] = ()
 
     @classmethod
     def from_params(cls, params: SamplingParams, default: Guidance) -> Guidance:
@@ -50,24 +51,24 @@ class Guidance(NamedTuple):
         """
         args = params.extra_args or {}
         scale, interval = args.get("cfg_scale", default.scale), args.get("cfg_interval", default.interval)
-        schedule, first_token = args.get("cfg_schedule", "constant"), args.get("first_token", 0)
-        forced = args.get("forced_codes", ())
+        schedule, start_index = args.get("cfg_schedule", "constant"), args.get("start_index", 0)
+        forced = args.get("forced_tokens", ())
         if not _is_number(scale, int | float) or not 0 <= scale <= MAX_SCALE:
             raise ValueError(f"cfg_scale is {scale!r}, must be a number from 0 to {MAX_SCALE}")
         if not _is_number(interval, int) or not -1 <= interval <= MAX_INT:
             raise ValueError(f"cfg_interval is {interval!r}, must be an integer >= -1 (-1 guides every token)")
         if schedule not in SCHEDULES:
             raise ValueError(f"cfg_schedule is {schedule!r}, must be one of {', '.join(SCHEDULES)}")
-        if not _is_number(first_token, int) or not 0 <= first_token <= MAX_INT:
-            raise ValueError(f"first_token is {first_token!r}, must be an integer >= 0")
+        if not _is_number(start_index, int) or not 0 <= start_index <= MAX_INT:
+            raise ValueError(f"start_index is {start_index!r}, must be an integer >= 0")
         if not isinstance(forced, list | tuple) or not all(
             _is_number(code, int) and -1 <= code <= MAX_INT for code in forced
         ):
-            raise ValueError("forced_codes must be a list of codes, with -1 where the model is free")
-        return cls(float(scale), interval, schedule, first_token, tuple(forced))
+            raise ValueError("forced_tokens must be a list of codes, with -1 where the model samples")
+        return cls(float(scale), interval, schedule, start_index, tuple(forced))
 
     def scales(self, num_tokens: int) -> list[float]:
-        """The scale for each of an image's tokens."""
+        """Returns the scale of each image token."""
         guided = num_tokens if self.interval < 0 else min(num_tokens, self.interval + 2)
         if self.schedule == "constant":
             return [self.scale] * guided + [1.0] * (num_tokens - guided)
@@ -76,9 +77,20 @@ class Guidance(NamedTuple):
             shares = ((1 - math.cos(math.pi * share)) / 2 for share in shares)
         return [1 + (self.scale - 1) * share for share in shares] + [1.0] * (num_tokens - guided)
 
-    def forced(self, num_tokens: int) -> list[int]:
-        """The forced code of each of an image's tokens, -1 where the model is free."""
-        return [*self.forced_codes, *[-1] * num_tokens][:num_tokens]
+    def forced(self, num_tokens: int, codebook_size: int) -> list[int]:
+        """Returns the forced code of each image token, -1 where the model samples.
+
+        A value outside the codebook counts as -1: admission cannot see the codebook, and no request may end the engine.
+        """
+        known = [code if code < codebook_size else -1 for code in self.forced_tokens[:num_tokens]]
+        return known + [-1] * (num_tokens - len(known))
+
+
+def default_guidance(vllm_config: VllmConfig) -> Guidance:
+    """Returns the guidance of requests that set none: the model directory's scale, on every token."""
+    if vllm_config.model_config.hf_config.cfg_branches == 1:
+        return Guidance()
+    return Guidance(scale=float(vllm_config.model_config.try_get_generation_config().get("cfg_scale", 1.0)))
 
 
 def _is_number(value: Any, kind: Any) -> bool:
@@ -98,7 +110,7 @@ NEUTRAL_PARAMS: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "structured_outputs": None,
 }
-"""Sampling parameters that vLLM applies before the streams are mixed, or that make no sense for codes: refused."""
+"""Sampling parameters that must keep these values: vLLM applies them before guidance, or they mean nothing here."""
 
 
 def check_params(params: SamplingParams) -> None:
@@ -113,13 +125,24 @@ def check_params(params: SamplingParams) -> None:
             raise ValueError(f"{name} is {value!r}; LlamaGen does not support it, leave it out")
 
 
-def mix(logits: Tensor, scale: Tensor, vocab_size: int) -> Tensor:
-    """Mixes the two streams of every row.
+def check_unguided_params(params: SamplingParams) -> None:
+    """Checks a request to an engine with one branch (``cfg_branches: 1``), which cannot guide.
+
+    Raises:
+        ValueError: as `check_params`, or the request asks for guidance.
+    """
+    check_params(params)
+    if (scale := Guidance.from_params(params, Guidance()).scale) != 1:
+        raise ValueError(f"cfg_scale is {scale}, must be 1: this server runs without guidance (cfg_branches 1)")
+
+
+def mix_branches(logits: Tensor, scale: Tensor, vocab_size: int) -> Tensor:
+    """Mixes the two branches of every row in float32.
 
     Args:
-        logits: [n, 2 * codebook_size], float32, conditional stream first.
+        logits: [n, 2 * codebook_size], any float dtype, conditional branch first.
         scale: [n], float32.
-        vocab_size: width of the result; the ids behind the codes are conditions and can never be sampled.
+        vocab_size: width of the result. The ids behind the codebook are conditions and can never be sampled.
 
     Returns:
         [n, vocab_size], float32.
@@ -129,15 +152,19 @@ def mix(logits: Tensor, scale: Tensor, vocab_size: int) -> Tensor:
 
 
 def pad_vocab(logits: Tensor, vocab_size: int) -> Tensor:
+    """Pads logits [n, codebook_size] with -inf to [n, vocab_size]."""
     return torch.nn.functional.pad(logits, (0, vocab_size - logits.shape[-1]), value=-math.inf)
 
 
-def force(logits: Tensor, codes: Tensor) -> Tensor:
-    """Leaves only one code in rows that have a forced one.
+def force_tokens(logits: Tensor, codes: Tensor) -> Tensor:
+    """Leaves a single code in every row whose token is forced.
 
     Args:
         logits: [n, vocab_size].
         codes: [n], int64; -1 leaves a row as it is.
+
+    Returns:
+        [n, vocab_size]; all but the forced code are -inf.
     """
     columns = torch.arange(logits.shape[1], device=logits.device)
     excluded = (codes[:, None] >= 0) & (columns != codes[:, None])

@@ -1,9 +1,9 @@
-"""LlamaGen on vLLM's layers. One request carries both guidance streams of an image.
+"""LlamaGen on vLLM's layers. One request carries both guidance branches of an image.
 
-The conditional and the unconditional sequence have the same length, the same positions and the same image tokens; only
-the condition prefix differs. So a token's hidden state holds both streams side by side, ``[n, streams * dim]``. Linear
-layers and norms see ``n * streams`` rows. Attention sees ``n`` tokens with ``streams`` times the heads, conditional
-heads first, and vLLM's paged KV cache holds both streams under one block table.
+The conditional and the unconditional sequence have the same length, the same positions and the same image tokens. Only
+the condition prefix differs. So a token's hidden state holds both branches side by side, ``[n, branches * dim]``.
+Linear layers and norms see ``n * branches`` rows. Attention sees ``n`` tokens with ``branches`` times the heads,
+conditional heads first, and vLLM's paged KV cache holds both branches under one block table.
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vllm.compilation.decorators import support_torch_compile
-from vllm.config import VllmConfig
-from vllm.distributed import get_tensor_model_parallel_world_size
-from vllm.model_executor.layers.activation import SiluAndMul
-from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
-from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-from vllm.model_executor.models.interfaces import SupportsMRoPE
-from vllm.multimodal.inputs import MultiModalFeatureSpec
-from vllm.sequence import IntermediateTensors
 
+from vllm_llamagen.checks import check_engine
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.rotary import rotary_table, rotate
-from vllm_llamagen.runner_v1 import check_engine
+from vllm_llamagen.vllm_compat import (
+    Attention,
+    IntermediateTensors,
+    LogitsProcessor,
+    MergedColumnParallelLinear,
+    MultiModalFeatureSpec,
+    ParallelLMHead,
+    QKVParallelLinear,
+    RowParallelLinear,
+    SiluAndMul,
+    SupportsMRoPE,
+    VllmConfig,
+    VocabParallelEmbedding,
+    get_tensor_model_parallel_world_size,
+    support_torch_compile,
+)
 from vllm_llamagen.weights import check_shapes, engine_weights
 
 
@@ -50,9 +55,9 @@ class SelfAttention(nn.Module):
         tp_size = get_tensor_model_parallel_world_size()
         if config.n_kv_head % tp_size:
             raise ValueError(f"tensor_parallel_size is {tp_size}, must divide the model's {config.n_kv_head} KV heads")
-        self.streams = config.guidance_streams
-        self.head_dim = config.stream_head_dim
-        self.padding = config.head_dim - config.stream_head_dim
+        self.branches = config.cfg_branches
+        self.head_dim = config.branch_head_dim
+        self.padding = config.head_dim - config.branch_head_dim
         self.wqkv = QKVParallelLinear(
             config.dim,
             self.head_dim,
@@ -68,19 +73,19 @@ class SelfAttention(nn.Module):
         self.num_heads = config.n_head // tp_size
         self.num_kv_heads = config.n_kv_head // tp_size
         self.attn = Attention(
-            self.streams * self.num_heads,
+            self.branches * self.num_heads,
             config.head_dim,
             self.head_dim**-0.5,
-            num_kv_heads=self.streams * self.num_kv_heads,
+            num_kv_heads=self.branches * self.num_kv_heads,
             cache_config=vllm_config.cache_config,
             quant_config=vllm_config.quant_config,
             prefix=f"{prefix}.attn",
         )
 
     def forward(self, x: Tensor, cos_sin: Tensor) -> Tensor:
-        """``x`` is [n * streams, dim]; ``cos_sin`` is [n, 1, 1, head_dim // 2, 2]."""
+        """``x`` [n * branches, dim], ``cos_sin`` [n, 1, 1, head_dim // 2, 2] -> [n * branches, dim]."""
         qkv, _ = self.wqkv(x)
-        heads = qkv.view(-1, self.streams, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
+        heads = qkv.view(-1, self.branches, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
         q, k, v = (self._to_cache(t) for t in (rotate(q, cos_sin), rotate(k, cos_sin), v))
         out = self.attn(q, k, v).view(-1, self.num_heads, self.head_dim + self.padding)
@@ -88,7 +93,7 @@ class SelfAttention(nn.Module):
         return out
 
     def _to_cache(self, t: Tensor) -> Tensor:
-        """[n, streams, heads, head_dim] -> [n, streams * heads * padded head_dim]: conditional heads come first."""
+        """[n, branches, heads, head_dim] -> [n, branches * heads * padded head_dim]: conditional heads come first."""
         return F.pad(t, (0, self.padding)).flatten(1) if self.padding else t.flatten(1)
 
 
@@ -138,12 +143,12 @@ class LlamaGenModel(nn.Module):
             TransformerBlock(config, vllm_config, f"{prefix}.layers.{i}") for i in range(config.n_layer)
         )
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        table = rotary_table(config.grid_size, config.stream_head_dim, config.rope_base)
+        table = rotary_table(config.grid_size, config.branch_head_dim, config.rope_base)
         self.register_buffer("cos_sin", table, persistent=False)
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
-        """[n] -> [n, streams * dim]. A code is the same in both streams; a class is "no class" in the second."""
-        if self.config.guidance_streams == 1:
+        """Ids [n] -> [n, branches * dim]. Codes are equal in both branches; a class is "no class" in the second."""
+        if self.config.cfg_branches == 1:
             return self.embeddings(input_ids)
         no_condition = self.config.vocab_size - 1
         unconditional = torch.where(input_ids < self.config.codebook_size, input_ids, no_condition)
@@ -161,7 +166,7 @@ class LlamaGenModel(nn.Module):
             inputs_embeds = self.embed_input_ids(input_ids)
         if positions.ndim == 2:  # M-RoPE: three equal rows
             positions = positions[0]
-        # A request for more codes than an image has must not read behind the table.
+        # A request for more codes than an image has must not read past the end of the table.
         cos_sin = self.cos_sin[positions.clamp(max=len(self.cos_sin) - 1)][:, None, None]
         x = inputs_embeds.view(-1, self.config.dim)
         for layer in self.layers:
@@ -172,8 +177,8 @@ class LlamaGenModel(nn.Module):
 class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
     """Predicts the codes of an image in raster order.
 
-    `compute_logits` returns the logits of all streams side by side, ``[n, streams * codebook_size]``;
-    `vllm_llamagen.runner_v1` mixes them with each request's scale.
+    `compute_logits` returns the logits of all branches side by side, ``[n, branches * codebook_size]``; the logits
+    processors of `runner_v1` and `runner_v2` mix them with each request's scale.
     """
 
     packed_modules_mapping: ClassVar[dict[str, list[str]]] = {"w13": ["w1", "w3"]}
@@ -195,9 +200,10 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
     ) -> tuple[Tensor, int]:
-        """Positions of a text model's prompt: 0 for every text token, ``i + 1`` for image token ``i``.
+        """Returns the positions of a text model's prompt [3, n] and the delta from index to position in later steps.
 
-        vLLM gives the ids of a prompt, or a plain range if the prompt has embeddings only; then all of it is text.
+        Every text token has position 0, image token ``i`` has ``i + 1``. ``input_tokens`` are the ids of the prompt, or
+        a plain range if the prompt has embeddings only; then all of it is text.
         """
         text = self.config.codebook_size
         num_text = input_tokens.count(text) if input_tokens[0] == text else len(input_tokens)
@@ -218,9 +224,12 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
         return None if logits is None else logits.reshape(hidden_states.shape[0], -1)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Loads the official tensors; missing, unexpected and misshapen ones are errors.
+        """Loads the official tensors.
 
         A quantized checkpoint has tensors of its own kinds; vLLM's layers check those.
+
+        Raises:
+            ValueError: a tensor is missing, unexpected or has another shape.
         """
         parameters = dict(self.named_parameters())
         shapes: dict[str, torch.Size] = {}

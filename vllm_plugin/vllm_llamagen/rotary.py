@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def rotary_table(grid_size: int, head_dim: int, base: float) -> Tensor:
-    """Cosines and sines by position, [1 + grid_size ** 2, head_dim // 2, 2], float32.
+    """Returns cosines and sines by position, [1 + grid_size ** 2, head_dim // 2, 2], float32.
 
-    Row 0 is that of a condition token: cosine and sine are both zero, so its query and key vanish. Row ``i + 1`` is
-    that of image token ``i``. The first half of the pairs turns with the grid row, the second half with the column.
+    Row 0 belongs to condition tokens: cosine and sine are both zero, so their queries and keys vanish. Row ``i + 1``
+    belongs to image token ``i``. The first half of the pairs rotates by the grid row, the second half by the column.
     """
     quarter = head_dim // 4
     frequencies = 1.0 / base ** (torch.arange(quarter, dtype=torch.float32) * 2 / (head_dim // 2))
@@ -23,7 +23,10 @@ def rotary_table(grid_size: int, head_dim: int, base: float) -> Tensor:
 
 
 def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """Turns neighbouring pairs of ``x`` [..., head_dim] by ``cos_sin`` [..., head_dim // 2, 2], in float32."""
+    """Rotates neighbouring pairs of ``x`` [..., head_dim] by ``cos_sin`` [..., head_dim // 2, 2], in float32.
+
+    Returns the shape and dtype of ``x``.
+    """
     even, odd = x.float().view(*x.shape[:-1], -1, 2).unbind(-1)
     cos, sin = cos_sin.unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).type_as(x)

@@ -1,4 +1,4 @@
-"""The tensors of a LlamaGen checkpoint: their official names and shapes, and where they go in the engine's model."""
+"""The tensors of a LlamaGen checkpoint: official names, shapes, and the matching parameters of the engine's model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from vllm_llamagen.config import LlamaGenConfig
 
-TEXT_CONDITION = (
+CAPTION_PROJECTION = (
     "cls_embedding.cap_proj.fc1.weight",
     "cls_embedding.cap_proj.fc2.weight",
     "cls_embedding.uncond_embedding",
 )
-"""Tensors of a text model that turn T5 rows into input embeddings; the engine never sees them (see `condition`)."""
+"""Tensors of a text model's `CaptionProjection`. The engine's model does not have them."""
 
 
 def official_shapes(config: LlamaGenConfig) -> dict[str, list[int]]:
-    """Every tensor of the official state dict with its shape."""
+    """Returns the shape of every tensor of the official state dict, by name."""
     dim, ffn = config.dim, config.ffn_hidden_dim
     shapes = {
         "tok_embeddings.weight": [config.codebook_size, dim],
@@ -28,12 +28,12 @@ def official_shapes(config: LlamaGenConfig) -> dict[str, list[int]]:
     if config.condition == "class":
         shapes["cls_embedding.embedding_table.weight"] = [config.num_classes + 1, dim]
     else:
-        fc1, fc2, uncond = TEXT_CONDITION
+        fc1, fc2, uncond = CAPTION_PROJECTION
         shapes |= {fc1: [dim, config.caption_dim], fc2: [dim, dim], uncond: [config.cls_token_num, config.caption_dim]}
     for i in range(config.n_layer):
         layer = f"layers.{i}"
         shapes |= {
-            f"{layer}.attention.wqkv.weight": [dim + 2 * config.n_kv_head * config.stream_head_dim, dim],
+            f"{layer}.attention.wqkv.weight": [dim + 2 * config.n_kv_head * config.branch_head_dim, dim],
             f"{layer}.attention.wo.weight": [dim, dim],
             f"{layer}.feed_forward.w1.weight": [ffn, dim],
             f"{layer}.feed_forward.w3.weight": [ffn, dim],
@@ -45,7 +45,7 @@ def official_shapes(config: LlamaGenConfig) -> dict[str, list[int]]:
 
 
 def check_shapes(found: Mapping[str, Sequence[int]], config: LlamaGenConfig, source: object) -> None:
-    """Compares the tensors of a checkpoint with those that the config asks for.
+    """Compares the shapes of a checkpoint's tensors with those that the config implies.
 
     Raises:
         ValueError: a tensor is missing, unexpected or has another shape; the message names the first.
@@ -63,10 +63,10 @@ def check_shapes(found: Mapping[str, Sequence[int]], config: LlamaGenConfig, sou
 def engine_weights(
     weights: Iterable[tuple[str, Tensor]], config: LlamaGenConfig
 ) -> Iterator[tuple[str, int | None, Tensor]]:
-    """Maps official tensors to (parameter of `LlamaGenForCausalLM`, shard of a merged layer, tensor)."""
+    """Yields (parameter of `LlamaGenForCausalLM`, shard of a merged layer or None, tensor) for the official tensors."""
     tables: dict[str, Tensor] = {}
     for name, tensor in weights:
-        if name in TEXT_CONDITION:
+        if name in CAPTION_PROJECTION:
             continue
         if name in ("tok_embeddings.weight", "cls_embedding.embedding_table.weight"):
             tables[name] = tensor

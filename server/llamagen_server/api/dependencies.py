@@ -1,4 +1,4 @@
-"""What routes share: the loaded model, its public name, the id of the request."""
+"""FastAPI dependencies of the routes: the loaded pipeline, the model's public name, the request's id."""
 
 from __future__ import annotations
 
@@ -30,5 +30,6 @@ def _request_id(request: Request) -> str:
 
 
 LoadedPipeline = Annotated[Pipeline, Depends(_pipeline)]
+"""Raises 503 while the model loads and while the server stops."""
 ModelName = Annotated[str, Depends(_model_name)]
 RequestId = Annotated[str, Depends(_request_id)]

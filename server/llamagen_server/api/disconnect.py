@@ -1,4 +1,4 @@
-"""Stops the work on a request whose client has gone."""
+"""Cancelling the work of a request whose client disconnects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the reply any more."""
+    """The client disconnected before its reply."""
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Runs ``work``; if the client hangs up meanwhile, cancels it, and with it the engine's work.
+    """Runs ``work``; cancels it, and with it the engine's work, if the client disconnects.
 
     Raises:
-        ClientGoneError: the client hung up first.
+        ClientGoneError: the client disconnected first.
     """
     task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:

@@ -1,6 +1,6 @@
 """The one place where exceptions become replies: ``{"error": {"message", "type", "param", "code"}}``.
 
-What is not handled here reaches `AccessLog`, which calls `error_reply` too.
+Exceptions that have no handler reach `AccessLog`, which calls `error_reply` too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def unavailable(message: str) -> ApiError:
 
 
 def error_reply(error: Exception) -> JSONResponse:
-    """The reply to an error. What nobody expected is logged and told without detail."""
+    """Returns the reply to an error. An unexpected one is logged, and its details stay in the log."""
     match error:
         case ApiError():
             return _reply(error.status, error.message, error.param, error.code, error.headers)
@@ -80,7 +80,7 @@ def _reply(
 
 
 def install(app: FastAPI) -> None:
-    """Adds the handlers to an app."""
+    """Adds the exception handlers to an app."""
 
     async def handle(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
@@ -88,7 +88,7 @@ def install(app: FastAPI) -> None:
         return error_reply(error)
 
     async def client_gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=499)  # for the log; nobody reads it
+        return Response(status_code=499)  # for the log: the client is gone
 
     expected = (
         ApiError,

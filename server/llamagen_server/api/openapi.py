@@ -1,4 +1,4 @@
-"""What the OpenAPI page says of errors: FastAPI would promise its own format and 422."""
+"""The OpenAPI page: keys, event streams, and our error replies in place of FastAPI's own format and 422."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pydantic import BaseModel
 from llamagen_server.api.middleware.api_key import OPEN_PATHS
 
 DESCRIPTIONS = {
-    400: "The request is wrong; the message names the value and what is allowed.",
-    401: "The server wants a key: Authorization: Bearer KEY.",
-    404: "There is no such thing.",
+    400: "The request is wrong; the message names the bad value and the allowed ones.",
+    401: "The server requires a key: Authorization: Bearer KEY.",
+    404: "The route, model or image does not exist.",
     413: "The body is too large.",
-    429: "Too many pictures are in flight; try again after Retry-After seconds.",
-    500: "A fault of the server; its log has the details.",
+    429: "Too many images are in flight; try again after Retry-After seconds.",
+    500: "The server failed; its log has the details.",
     503: "The model is loading, the server is stopping, or the engine is gone.",
 }
 ALWAYS = (401, 500)
-"""Of every route; `install` takes 401 from those that need no key."""
+"""Statuses of every route; `install` removes 401 from those that need no key."""
 
 
 class ErrorDetail(BaseModel):
@@ -35,18 +35,18 @@ class ErrorBody(BaseModel):
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that can answer these statuses."""
+    """Returns the ``responses`` of a route that can reply with these statuses."""
     return {
         status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in sorted({*statuses, *ALWAYS})
     }
 
 
-PICTURES = errors(400, 404, 413, 429, 503)
-"""Errors of a route that makes pictures."""
+IMAGE_ERRORS = errors(400, 404, 413, 429, 503)
+"""Errors of a route that generates images."""
 
 
 def events(*names: str) -> dict[str, Any]:
-    """The content of a stream of server-sent events, each with a JSON object as its data."""
+    """Returns the content of a stream of server-sent events with these names; their data are JSON objects."""
     data = {"type": "string", "contentMediaType": "application/json"}
     properties = {"event": {"type": "string", "enum": [*names, "error"]}, "data": data}
     schema = {"type": "object", "properties": properties, "required": ["event", "data"]}
@@ -54,7 +54,7 @@ def events(*names: str) -> dict[str, Any]:
 
 
 def install(app: FastAPI, needs_key: bool) -> None:
-    """Makes the app describe itself with its keys and without FastAPI's own validation error."""
+    """Makes the app's OpenAPI schema show its keys, and not FastAPI's own validation error."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -1,4 +1,4 @@
-"""What the replies of several routes have in common."""
+"""Parts that the replies of several routes share: image files, token usage, timings."""
 
 from __future__ import annotations
 
@@ -8,43 +8,39 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 from fastapi import Request
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from llamagen_server.core import metrics
-from llamagen_server.image_files.files import OutputFormat, encode_image
-from llamagen_server.pipeline.pipeline import Result
-
-Pixels = NDArray[np.uint8]
+from llamagen_server.core.results import GenerationResult, Pixels
+from llamagen_server.image_files.files import OutputFormat, make_image_file
 
 
 class Usage(BaseModel):
-    """Tokens: those of the condition, and the codes of the pictures."""
+    """Token counts: input is the condition, output the image tokens."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
 
     @classmethod
-    def of(cls, result: Result) -> Usage:
-        output = sum(len(picture.codes) for picture in result.pictures)
+    def of(cls, result: GenerationResult) -> Usage:
+        output = sum(len(image.codes) for image in result.images)
         return cls(
             input_tokens=result.condition_tokens, output_tokens=output, total_tokens=result.condition_tokens + output
         )
 
 
-async def encode_file(pixels: Pixels, output_format: OutputFormat, quality: int = 95) -> bytes:
-    """An image file, made off the event loop."""
+async def image_file(pixels: Pixels, output_format: OutputFormat, quality: int = 95) -> bytes:
+    """Returns the bytes of an image file, made off the event loop."""
     with metrics.STAGE.labels("file").time():
-        return await asyncio.to_thread(encode_image, pixels, output_format, quality)
+        return await asyncio.to_thread(make_image_file, pixels, output_format, quality)
 
 
-async def encode_files(result: Result, output_format: OutputFormat, quality: int = 95) -> Sequence[bytes]:
-    """The pictures as files; their time is noted in the result."""
+async def image_files(result: GenerationResult, output_format: OutputFormat, quality: int = 95) -> Sequence[bytes]:
+    """Returns the result's images as files, and adds their time to the result."""
     start = time.perf_counter()
-    files = await asyncio.gather(*(encode_file(p.pixels, output_format, quality) for p in result.pictures))
+    files = await asyncio.gather(*(image_file(image.pixels, output_format, quality) for image in result.images))
     result.timings.file_ms = (time.perf_counter() - start) * 1000
     return files
 
@@ -53,7 +49,7 @@ def b64(file: bytes) -> str:
     return base64.b64encode(file).decode()
 
 
-def timings(request: Request, result: Result) -> dict[str, float]:
-    """Milliseconds by stage, and from the arrival of the request until now."""
+def timings(request: Request, result: GenerationResult) -> dict[str, float]:
+    """Returns milliseconds by stage, and from the arrival of the request until now."""
     result.timings.total_ms = (time.perf_counter() - request.state.start) * 1000
     return {name: round(value, 2) for name, value in asdict(result.timings).items()}

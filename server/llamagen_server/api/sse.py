@@ -1,4 +1,4 @@
-"""Server-sent events: a picture that grows while the client watches."""
+"""Server-sent events: an image that grows while the client watches."""
 
 from __future__ import annotations
 
@@ -13,38 +13,33 @@ from starlette.types import Receive, Scope, Send
 
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import error_reply
-from llamagen_server.pipeline.pipeline import OnEvent, Picture, Preview, Result
+from llamagen_server.core.results import GeneratedImage, GenerationResult, OnEvent, Preview
 
 Event = dict[str, Any]
 """The data of one event; its ``type`` is the event's name."""
 
-Render = Callable[[Preview | Picture], Awaitable[Event | None]]
-Finish = Callable[[Result], Awaitable[Event | None]]
-Work = Callable[[OnEvent], Coroutine[Any, Any, Result]]
+Render = Callable[[Preview | GeneratedImage], Awaitable[Event | None]]
+Finish = Callable[[GenerationResult], Awaitable[Event | None]]
+Work = Callable[[OnEvent], Coroutine[Any, Any, GenerationResult]]
 
 
-async def stream_events(
-    request: Request,
-    work: Work,
-    render: Render,
-    finish: Finish,
-) -> StreamingResponse:
-    """Runs ``work`` and sends what it reports.
+async def stream_events(request: Request, work: Work, render: Render, finish: Finish) -> StreamingResponse:
+    """Runs ``work`` and sends the events that it reports.
 
     An error before the first event is raised, so that it becomes an ordinary error reply; a later one is sent as an
-    event. A client that hangs up cancels the work.
+    event. A client that disconnects cancels the work.
 
     Args:
-        render: makes the event of a preview or a finished picture; None sends none.
+        render: makes the event of a preview or a finished image; None sends none.
         finish: makes the last event of the stream; None sends none.
     """
-    queue: asyncio.Queue[Preview | Picture | None] = asyncio.Queue()
+    queue: asyncio.Queue[Preview | GeneratedImage | None] = asyncio.Queue()
     task = asyncio.create_task(work(queue.put_nowait))
     task.add_done_callback(lambda _: queue.put_nowait(None))
     try:
         first = await unless_disconnected(request, queue.get())
         if first is None:
-            task.result()  # raises what went wrong
+            task.result()  # raises the error, if there was one
     except BaseException:
         task.cancel()
         raise
@@ -54,7 +49,7 @@ async def stream_events(
 class _EventResponse(StreamingResponse):
     """Cancels its work when it is over, however it ends and even if it never begins."""
 
-    def __init__(self, events: AsyncIterator[bytes], work: asyncio.Task[Result]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], work: asyncio.Task[GenerationResult]) -> None:
         super().__init__(events, media_type="text/event-stream")
         self.work = work
 
@@ -66,9 +61,9 @@ class _EventResponse(StreamingResponse):
 
 
 async def _events(
-    first: Preview | Picture | None,
-    queue: asyncio.Queue[Preview | Picture | None],
-    task: asyncio.Task[Result],
+    first: Preview | GeneratedImage | None,
+    queue: asyncio.Queue[Preview | GeneratedImage | None],
+    task: asyncio.Task[GenerationResult],
     render: Render,
     finish: Finish,
 ) -> AsyncIterator[bytes]:
@@ -76,13 +71,13 @@ async def _events(
         item = first
         while item is not None:
             if (event := await render(item)) is not None:
-                yield _encode(event)
+                yield _serialize(event)
             item = await queue.get()
         if (event := await finish(task.result())) is not None:
-            yield _encode(event)
-    except Exception as error:  # the reply has begun: its status cannot be changed any more
-        yield _encode({"type": "error", **json.loads(bytes(error_reply(error).body))})
+            yield _serialize(event)
+    except Exception as error:  # the reply has begun: its status is fixed
+        yield _serialize({"type": "error", **json.loads(bytes(error_reply(error).body))})
 
 
-def _encode(event: Event) -> bytes:
+def _serialize(event: Event) -> bytes:
     return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command ``llamagen``: `main`, and one module for each subcommand."""

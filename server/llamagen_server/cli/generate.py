@@ -1,4 +1,4 @@
-"""``llamagen generate``: pictures from the command line."""
+"""``llamagen generate``: images from the command line."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from llamagen_server.core.errors import describe
 from llamagen_server.core.request import ImageRequest
-from llamagen_server.image_files.files import OutputFormat, contact_sheet, encode_image
+from llamagen_server.core.results import GeneratedImage, Pixels
+from llamagen_server.image_files.files import OutputFormat, make_image_file
+from llamagen_server.image_files.sheet import contact_sheet
 
 if TYPE_CHECKING:
     from llamagen_server.pipeline.pipeline import Pipeline
@@ -25,63 +25,77 @@ logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, OutputFormat] = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 
+EXAMPLE = """examples:
+  llamagen generate "a large red circle" "a green square" -n 4 -o images
+  llamagen generate models/c2i-b --class-id 207 --cfg-scale 4 --seed 7 -o dog.png"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words", metavar="MODEL | PROMPT", nargs="*", help="a model directory (default: the demo model), then captions"
-    )
-    parser.add_argument("--class-id", type=int, action="append", help="class, for a class model; may be repeated")
-    parser.add_argument("--cfg-scale", type=float, help="guidance scale (default: the model's)")
-    parser.add_argument(
-        "--cfg-interval", type=int, metavar="K", default=-1, help="guide only image tokens 0 to K + 1 (default: all)"
-    )
-    parser.add_argument("--cfg-schedule", default="constant", help="constant, linear or cosine (default: constant)")
-    parser.add_argument("--temperature", type=float, help="0 is greedy (default: the model's)")
-    parser.add_argument("--top-k", type=int, help="0 keeps every code (default: the model's)")
-    parser.add_argument("--top-p", type=float, help="(default: the model's)")
-    parser.add_argument("--seed", type=int, help="picture j is drawn with seed + j (default: random)")
-    parser.add_argument("-n", type=int, default=1, help="pictures per prompt or class (default: %(default)s)")
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="an image file (several pictures become one sheet) or a folder"
+    parser.epilog = EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("words", metavar="MODEL | PROMPT", nargs="*", help="a model directory (default: the demo model), then captions")
+    add("--class-id", type=int, action="append", help="class, for a class model; may be repeated")
+    add("--cfg-scale", "--guidance-scale", type=float, help="guidance scale (default: the model's)")
+    add("--cfg-interval", type=int, metavar="K", default=-1, help="guide only image tokens 0 to K + 1 (default: all)")
+    add("--cfg-schedule", default="constant", help="constant, linear or cosine (default: constant)")
+    add("--temperature", type=float, help="0 is greedy (default: the model's)")
+    add("--top-k", type=int, help="0 keeps every code (default: the model's)")
+    add("--top-p", type=float, help="1 keeps every code (default: the model's)")
+    add("--seed", type=int, help="image j uses seed + j (default: random)")
+    add("-n", type=int, default=1, help="images per prompt or class (default: %(default)s)")
+    add(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        help="an image file (several images become one sheet) or a folder",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Makes the pictures and writes them.
+    """Generates the images and writes them.
 
     Raises:
         ValueError: an argument or the model is wrong.
     """
-    from llamagen_server.engine import arguments as vllm_args
-    from llamagen_server.pipeline import build as loading
+    from llamagen_server.cli.loading import load_pipeline
+    from llamagen_server.engine.arguments import default_flags
+    from llamagen_server.pipeline.build import open_model
     from llamagen_server.pipeline.condition import resolve_condition
 
     model_path, prompts = split_words(args.words)
     requests = build_requests(args, prompts)
     check_out(args.out)
-    model = loading.open_model(model_path)
+    model = open_model(model_path)
     for request in requests:
         resolve_condition(request, model)
-    flags = vllm_args.default_flags(enforce_eager=True, max_num_seqs=min(32, sum(request.n for request in requests)))
-    asyncio.run(_generate(loading.load_pipeline(model, flags), requests, args.out))
+    flags = default_flags(enforce_eager=True, max_num_seqs=min(32, sum(request.n for request in requests)))
+    images = asyncio.run(_generate(load_pipeline(model, flags), requests))
+    _write_images(images, args.out, columns=args.n)
 
 
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:
-    """The first word is the model if it is a folder or is written like a path."""
+    """Returns model and prompts. The first word is the model if it is a folder or is written like a path."""
     if words and (os.path.isdir(words[0]) or (os.sep in words[0] and not any(c.isspace() for c in words[0]))):
         return words[0], words[1:]
     return None, words
 
 
 def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRequest]:
+    """Returns one request per prompt or class.
+
+    Raises:
+        ValueError: there is neither a prompt nor a class, there are both, or a value is out of range.
+    """
     if prompts and args.class_id:
         raise ValueError("give prompts or --class-id, not both")
     conditions: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts] or [
         {"class_id": c} for c in args.class_id or ()
     ]
     if not conditions:
-        raise ValueError("nothing to draw: give a prompt (text models) or --class-id (class models)")
-    names = ("n", "cfg_scale", "cfg_interval", "cfg_schedule", "temperature", "top_k", "top_p", "seed")
+        raise ValueError("nothing to generate: give a prompt (text models) or --class-id (class models)")
+    names = ("cfg_scale", "cfg_interval", "cfg_schedule", "temperature", "top_k", "top_p", "seed", "n")
     options = {name: getattr(args, name) for name in names}
     try:
         return [ImageRequest(**condition, **options) for condition in conditions]
@@ -90,7 +104,11 @@ def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRe
 
 
 def check_out(out: Path) -> None:
-    """Before the model is loaded, lest the pictures are lost."""
+    """Checks that ``out`` can be written, before the model is loaded: the images must not be lost.
+
+    Raises:
+        ValueError: the image format is unknown, or the folder cannot be written to.
+    """
     if out.suffix and not out.is_dir() and out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out}: unknown image format {out.suffix}, must be one of {', '.join(FORMATS)}")
     folder = out.parent if out.suffix else out
@@ -99,24 +117,27 @@ def check_out(out: Path) -> None:
         raise ValueError(f"--out {out}: {folder} cannot be written to")
 
 
-async def _generate(pipeline: Pipeline, requests: list[ImageRequest], out: Path) -> None:
+async def _generate(pipeline: Pipeline, requests: list[ImageRequest]) -> list[GeneratedImage]:
     from llamagen_server.pipeline.pipeline import together
 
     try:
         results = await together(pipeline.generate(request, f"{i}") for i, request in enumerate(requests))
     finally:
         pipeline.shutdown()
-    pictures = [picture for result in results for picture in result.pictures]
+    return [image for result in results for image in result.images]
+
+
+def _write_images(images: list[GeneratedImage], out: Path, columns: int) -> None:
     if out.suffix.lower() not in FORMATS:
-        for i, picture in enumerate(pictures):
-            _write(out / f"{i:04d}.png", picture.pixels, f"seed {picture.seed}")
-    elif len(pictures) == 1:
-        _write(out, pictures[0].pixels, f"seed {pictures[0].seed}")
+        for i, image in enumerate(images):
+            _write(out / f"{i:04d}.png", image.pixels, f"seed {image.seed}")
+    elif len(images) == 1:
+        _write(out, images[0].pixels, f"seed {images[0].seed}")
     else:
-        columns = requests[0].n if requests[0].n > 1 else math.ceil(math.sqrt(len(pictures)))
-        _write(out, contact_sheet([picture.pixels for picture in pictures], columns), f"{len(pictures)} pictures")
+        columns = columns if columns > 1 else math.ceil(math.sqrt(len(images)))
+        _write(out, contact_sheet([image.pixels for image in images], columns), f"{len(images)} images")
 
 
-def _write(file: Path, pixels: NDArray[np.uint8], what: str) -> None:
-    file.write_bytes(encode_image(pixels, FORMATS.get(file.suffix.lower(), "png")))
-    logger.info("%s (%s)", file, what)
+def _write(file: Path, pixels: Pixels, note: str) -> None:
+    file.write_bytes(make_image_file(pixels, FORMATS.get(file.suffix.lower(), "png")))
+    logger.info("%s (%s)", file, note)

@@ -1,4 +1,4 @@
-"""What can go wrong with a request. `llamagen_server.api.errors` turns it into replies."""
+"""Errors of a request. `llamagen_server.api.errors` turns them into replies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class InvalidRequestError(ValueError):
-    """A request that cannot be served; ``param`` names the field that is wrong."""
+    """The request cannot be served. ``param`` names the offending field."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -14,20 +14,22 @@ class InvalidRequestError(ValueError):
 
 
 class OverloadedError(Exception):
-    """More pictures are in flight than the server takes."""
+    """More images are in flight than the server accepts."""
 
 
 class EngineError(Exception):
-    """The engine did not start, could not finish a request, or is not running."""
+    """The engine did not start, failed on a request, or is not running."""
 
 
 def describe(error: Any) -> tuple[str, str | None]:
-    """One validation error of pydantic -> (message, name of the field)."""
+    """Returns the message of a pydantic validation error, in one line, and the name of the offending field."""
     if error["type"] == "json_invalid":
         return f"the body is not valid JSON: {error['ctx']['error']}", None
     param = ".".join(str(part) for part in error["loc"] if part != "body") or None
     if error["type"] == "extra_forbidden":
         return f"unknown field {param!r}", param
+    if error["type"] == "value_error":  # raised by a validator of ours, with the whole message
+        return str(error["ctx"]["error"]), getattr(error["ctx"]["error"], "param", param)
     if isinstance(error["input"], bytes):
         return "the body is not read as JSON: send it with the header content-type: application/json", None
     if error["type"] == "missing":

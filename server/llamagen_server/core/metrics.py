@@ -1,4 +1,4 @@
-"""Our Prometheus metrics. vLLM registers its own beside them; ``GET /metrics`` shows both."""
+"""Prometheus metrics of this server. vLLM registers its own beside them; ``GET /metrics`` shows both."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from llamagen_server.core.errors import InvalidRequestError, OverloadedError
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 
-REPLIES = Counter("llamagen_http_replies", "Replies, by HTTP status; 499: the client had gone.", ["status"])
-REQUESTS = Counter("llamagen_requests", "Requests for pictures, by outcome.", ["outcome"])
-IMAGES = Counter("llamagen_images", "Finished pictures.")
-IN_FLIGHT = Gauge("llamagen_images_in_flight", "Pictures that are accepted and not finished.")
-STAGE = Histogram("llamagen_stage_seconds", "Time of a stage, waiting included.", ["stage"], buckets=SECONDS)
-WAITING = Gauge("llamagen_stage_waiting", "Items that wait for a stage around the engine.", ["stage"])
+REPLIES = Counter("llamagen_http_replies", "Replies by HTTP status; 499: the client had disconnected.", ["status"])
+REQUESTS = Counter("llamagen_requests", "Requests for images, by outcome.", ["outcome"])
+IMAGES = Counter("llamagen_images", "Finished images.")
+IN_FLIGHT = Gauge("llamagen_images_in_flight", "Images that are accepted and not finished.")
+STAGE = Histogram("llamagen_stage_seconds", "Seconds in a stage, including its queue.", ["stage"], buckets=SECONDS)
+WAITING = Gauge("llamagen_stage_waiting", "Items in the queue of a stage around the engine.", ["stage"])
 LAG = Histogram(
     "llamagen_event_loop_lag_seconds",
-    "How late the event loop comes to what is due.",
+    "Delay between the time a callback is due and the time the event loop runs it.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0),
 )
 FIRST_PREVIEW = Histogram("llamagen_first_preview_seconds", "From the request to its first preview.", buckets=SECONDS)
-REQUEST = Histogram("llamagen_request_seconds", "From a request for pictures to the last of them.", buckets=SECONDS)
+REQUEST = Histogram("llamagen_request_seconds", "From a request for images to its last image.", buckets=SECONDS)
 
 OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
 STAGES = ("text", "engine", "decode", "encode", "file")
 LAG_INTERVAL = 0.02
-"""Seconds between two looks at the event loop's lag."""
+"""Seconds between two measurements of the event loop's lag."""
 
 for _outcome in OUTCOMES:
-    REQUESTS.labels(_outcome)  # a metric that is not there yet cannot be told from one that is misspelt
+    REQUESTS.labels(_outcome)  # a series that does not exist yet looks like a misspelt one
 for _stage in STAGES:
     STAGE.labels(_stage)
 for _stage in ("text", "decode", "encode"):
@@ -44,14 +44,14 @@ async def watch_event_loop() -> None:
     """Measures the event loop's lag until it is cancelled."""
     due = time.perf_counter()
     while True:
-        due += LAG_INTERVAL  # whatever came before, so that a long stall counts as all that fell due in it
+        due += LAG_INTERVAL  # on a fixed grid, so that a long stall counts once for every measurement it delays
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         LAG.observe(max(0.0, time.perf_counter() - due))
 
 
 @contextmanager
 def count_request() -> Iterator[None]:
-    """Counts a request for pictures and times it."""
+    """Counts a request for images by its outcome, and times it."""
     outcome = "failed"
     try:
         with REQUEST.time():

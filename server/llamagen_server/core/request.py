@@ -1,41 +1,54 @@
-"""What a user may ask for, from the command line or over HTTP, with the allowed values."""
+"""A request for images: every field with its allowed values, for the command line, HTTP and Python alike."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from llamagen_server.core.errors import InvalidRequestError
 from vllm_llamagen.limits import MAX_INT, MAX_SCALE, MAX_TEMPERATURE
 
 MAX_IMAGES = 10
 MAX_SEED = 2**32 - 1
 
+Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
+
 
 class ImageRequest(BaseModel):
-    """Pictures of one prompt or one class. Sampling fields that are left out take the model's defaults."""
+    """Images of one prompt or one class. Omitted sampling fields take the model's defaults."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompt: str | None = Field(None, description="Caption, for text models.")
-    class_id: int | None = Field(None, description="Class, for class models.")
-    class_label: str | None = Field(None, description="Name of a class, for class models with labels.")
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(1, description="How many pictures.")
-    cfg_scale: Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)] | None = Field(
-        None, description="Guidance scale: 1 is the conditional model alone, 0 the unconditional one."
+    prompt: str | None = Field(default=None, description="Caption, for text models.")
+    class_id: int | None = Field(default=None, description="Class, for class models.")
+    class_label: str | None = Field(default=None, description="Name of a class, for class models with labels.")
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="Number of images.")
+    cfg_scale: Scale | None = Field(
+        default=None, description="Guidance scale: 1 is the conditional model alone, 0 the unconditional one."
     )
+    guidance_scale: Scale | None = Field(default=None, description="Another name of cfg_scale: give one of the two.")
     cfg_interval: Annotated[int, Field(ge=-1, le=MAX_INT)] = Field(
-        -1, description="-1 guides every token, k >= 0 guides image tokens 0 to k + 1."
+        default=-1, description="-1 guides every token, k >= 0 guides image tokens 0 to k + 1."
     )
     cfg_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="How the scale runs over the image: constant, or rising from 1 to cfg_scale."
+        default="constant", description="The scale over the image: constant, or rising from 1 to cfg_scale."
     )
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = Field(
-        None, description="0 always takes the most likely code."
+        default=None, description="0 always takes the most likely code."
     )
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = Field(None, description="0 keeps every code.")
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = Field(default=None, description="0 keeps every code.")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, description="1 keeps every code.")
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
-        None, description="Picture j is drawn with seed + j. Drawn and told if left out."
+        default=None, description="Image j uses seed + j. If omitted, a random seed is chosen and returned."
     )
-    logprobs: bool = Field(False, description="Also return the log-probability of each sampled code.")
+    logprobs: bool = Field(default=False, description="Also return the log-probability of each sampled code.")
+
+    @model_validator(mode="after")
+    def accept_guidance_scale(self) -> Self:
+        """Moves ``guidance_scale``, diffusers' and vllm-omni's name, into ``cfg_scale``."""
+        if self.guidance_scale is not None:
+            if self.cfg_scale is not None:
+                raise InvalidRequestError("guidance_scale and cfg_scale are both given: give one", "guidance_scale")
+            self.cfg_scale, self.guidance_scale = self.guidance_scale, None
+        return self

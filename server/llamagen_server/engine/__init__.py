@@ -1,1 +1,1 @@
-"""The language-model engine: its interface, and vLLM behind it."""
+"""The language-model engine: the interface that the rest of the server uses, and vLLM behind it."""

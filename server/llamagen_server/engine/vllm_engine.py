@@ -1,81 +1,59 @@
-"""The language-model engine: what the rest of the server needs of it, and vLLM behind that."""
+"""vLLM behind the engine's interface: starting it, and one vLLM request per image."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from pydantic import ValidationError
 
 from llamagen_server.core.errors import EngineError, InvalidRequestError
+from llamagen_server.engine.arguments import EnginePlan
+from llamagen_server.engine.environment import engine_environment
+from llamagen_server.engine.interface import EngineOutput, EngineRequest
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
-    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm import LLM, SamplingParams
+
+    from vllm_llamagen.vllm_compat import AsyncLLM
 
 logger = logging.getLogger(__name__)
 
 STOPPED = "the engine stopped; see the server's log"
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the codes of one image are drawn."""
+def start_engine(plan: EnginePlan) -> VLLMEngine:
+    """Starts vLLM in new processes; takes 5 to 90 seconds. The calling process stays as it was.
 
-    cfg_scale: float
-    cfg_interval: int
-    cfg_schedule: str
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
+    Raises:
+        ValueError: vLLM refuses a flag.
+        EngineError: the engine's process ended; it has logged the reason.
+    """
+    from vllm_llamagen.vllm_compat import AsyncLLM
 
-
-@dataclass(frozen=True)
-class EngineRequest:
-    """One image. The condition is a class id or the prompt embeddings of a caption, [tokens, streams * dim]."""
-
-    request_id: str
-    condition: int | Tensor
-    sampling: Sampling
-    known_codes: Sequence[int] = ()
-    """Codes at the start of the image that are given, not sampled."""
-    forced_codes: Sequence[int] = ()
-    """Codes by image token that the engine must take, -1 where it is free."""
-    update_every: int | None = None
-    """Codes between two updates; None: only the finished image."""
-    logprobs: bool = False
+    try:
+        with engine_environment(plan.environment):
+            return VLLMEngine(AsyncLLM.from_engine_args(plan.arguments))
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    except RuntimeError as error:
+        raise EngineError(f"the engine did not start ({str(error).splitlines()[0]}); see the log above") from None
 
 
-@dataclass
-class EngineOutput:
-    """The codes of an image so far, the known ones included."""
+def start_offline_engine(plan: EnginePlan, in_process: bool = False) -> LLM:
+    """Starts vLLM's ``LLM``, for batches that are known from the start (benchmarks and tests).
 
-    codes: list[int]
-    logprobs: list[float]
-    """Log-probability of each sampled code in the distribution it was drawn from, if asked for."""
+    ``in_process`` runs the engine in the calling process, where a profiler or a test can reach it.
+    """
+    from vllm import LLM
 
-
-class Engine(Protocol):
-    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        """Yields the image as it grows, and at last the finished one.
-
-        Closing the iterator or cancelling the task that reads it stops the engine's work on the request.
-
-        Raises:
-            InvalidRequestError: the engine refuses the request.
-            EngineError: the engine failed.
-        """
-        ...
-
-    async def check_health(self) -> None:
-        """Raises `EngineError` if the engine is not running."""
-        ...
-
-    def shutdown(self) -> None: ...
+    only_asynchronous = ("enable_log_requests",)
+    arguments = {name: value for name, value in vars(plan.arguments).items() if name not in only_asynchronous}
+    placement = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if in_process else {}
+    with engine_environment(plan.environment | placement):
+        return LLM(**arguments)
 
 
 class VLLMEngine:
@@ -88,10 +66,9 @@ class VLLMEngine:
         self._num_image_tokens = config.num_image_tokens
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        from vllm.exceptions import VLLMClientError
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        from vllm_llamagen.vllm_compat import EngineDeadError, EngineGenerateError, VLLMClientError
 
-        image = EngineOutput(list(request.known_codes), [])
+        image = EngineOutput(list(request.prefix_tokens), [])
         try:
             async for output in self._llm.generate(self._prompt(request), self._params(request), request.request_id):
                 [new] = output.outputs
@@ -108,7 +85,7 @@ class VLLMEngine:
             raise EngineError("the engine failed on this request; see the server's log") from None
 
     async def check_health(self) -> None:
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm_llamagen.vllm_compat import EngineDeadError
 
         try:
             await self._llm.check_health()
@@ -119,37 +96,38 @@ class VLLMEngine:
         self._llm.shutdown()
 
     def _prompt(self, request: EngineRequest) -> Any:
-        known = list(request.known_codes)
+        prefix = list(request.prefix_tokens)
         if isinstance(request.condition, int):
-            return {"prompt_token_ids": [self._first_condition_id + request.condition, *known]}
-        rows = request.condition
-        if not known:
-            return {"prompt_embeds": rows}
+            return {"prompt_token_ids": [self._first_condition_id + request.condition, *prefix]}
+        embeds = request.condition
+        if not prefix:
+            return {"prompt_embeds": embeds}
         return {
-            "prompt_embeds": torch.cat([rows, rows.new_zeros(len(known), rows.shape[1])]),
-            "prompt_token_ids": [self._first_condition_id] * len(rows) + known,
-            "prompt_is_token_ids": [False] * len(rows) + [True] * len(known),
+            "prompt_embeds": torch.cat([embeds, embeds.new_zeros(len(prefix), embeds.shape[1])]),
+            "prompt_token_ids": [self._first_condition_id] * len(embeds) + prefix,
+            "prompt_is_token_ids": [False] * len(embeds) + [True] * len(prefix),
         }
 
     def _params(self, request: EngineRequest) -> SamplingParams:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+
+        from vllm_llamagen.vllm_compat import RequestOutputKind
 
         sampling = request.sampling
         guidance = {
             "cfg_scale": sampling.cfg_scale,
             "cfg_interval": sampling.cfg_interval,
             "cfg_schedule": sampling.cfg_schedule,
-            "first_token": len(request.known_codes),
+            "start_index": len(request.prefix_tokens),
         }
-        if request.forced_codes:
-            guidance["forced_codes"] = list(request.forced_codes)
+        if request.forced_tokens:
+            guidance["forced_tokens"] = list(request.forced_tokens)
         return SamplingParams(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             seed=sampling.seed,
-            max_tokens=self._num_image_tokens - len(request.known_codes),
+            max_tokens=self._num_image_tokens - len(request.prefix_tokens),
             ignore_eos=True,
             detokenize=False,
             logprobs=0 if request.logprobs else None,

@@ -1,1 +1,1 @@
-"""Reading, cropping and writing image files."""
+"""Image files: reading and writing them, cropping to the model's size, contact sheets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ class ModelDir:
     def image_size(self) -> int:
         """Side of the images in pixels."""
         return int(self.config.grid_size * self.vq_config.downsample)
+
+    @property
+    def num_vq_parameters(self) -> int:
+        """Number of weights of the image tokenizer."""
+        return sum(math.prod(shape) for shape in vq_shapes(self.vq_config).values())
 
     def caption_projection_weights(self) -> dict[str, Tensor]:
         """Reads the tensors of a text model's `vllm_llamagen.caption_projection.CaptionProjection`."""

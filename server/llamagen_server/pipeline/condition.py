@@ -1,4 +1,4 @@
-"""What a request is drawn from: the caption of a text model, the class of a class model."""
+"""The condition of a request: the caption of a text model, the class of a class model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from llamagen_server.model_dir import ModelDir
 
 
 def resolve_condition(request: ImageRequest, model: ModelDir) -> str | int:
-    """The caption of a text model, the class id of a class model.
+    """Returns the caption for a text model, the class id for a class model.
 
     Raises:
-        InvalidRequestError: it is missing, of the other kind, or not one that the model has.
+        InvalidRequestError: the condition is missing, of the other kind, or unknown to the model.
     """
     if model.config.condition == "class":
         return _class(request, model)
     if request.class_id is not None or request.class_label is not None:
-        raise InvalidRequestError("this model draws from a prompt, not from a class: give prompt", "class_id")
+        raise InvalidRequestError("this model generates from a prompt, not from a class: give prompt", "class_id")
     if request.prompt is None:
         raise InvalidRequestError("prompt is missing", "prompt")
     return request.prompt
@@ -24,7 +24,7 @@ def resolve_condition(request: ImageRequest, model: ModelDir) -> str | int:
 
 def _class(request: ImageRequest, model: ModelDir) -> int:
     if request.prompt:
-        raise InvalidRequestError("this model draws from a class, not from a prompt: give class_id", "prompt")
+        raise InvalidRequestError("this model generates from a class, not from a prompt: give class_id", "prompt")
     last = model.config.num_classes - 1
     if request.class_label is not None:
         if request.class_id is not None:

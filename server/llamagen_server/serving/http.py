@@ -1,15 +1,14 @@
-"""``llamagen serve``: the HTTP server."""
+"""The life of an HTTP server: listen, load, serve, drain, stop."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -17,70 +16,20 @@ import uvicorn
 
 from llamagen_server.api.app import create_app
 from llamagen_server.core import metrics
-from llamagen_server.engine import arguments as vllm_args
-from llamagen_server.model_dir import ModelDir
-from llamagen_server.pipeline import build as loading
-from llamagen_server.pipeline.pipeline import MAX_IN_FLIGHT, Pipeline
-from vllm_llamagen import OWN_PROCESS_GROUP
+from llamagen_server.pipeline.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30
-"""How long requests in flight may go on after the server was told to stop."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
-    parser.add_argument("model_dir", metavar="MODEL", nargs="?", help="model directory; default: the demo model")
-    parser.add_argument(
-        "--api-key",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="requests must carry this key; may be given several times; also read from LLAMAGEN_API_KEY",
-    )
-    parser.add_argument(
-        "--max-in-flight",
-        type=int,
-        default=MAX_IN_FLIGHT,
-        help="pictures accepted and not finished; more are answered 429 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--guidance-streams",
-        type=int,
-        choices=(1, 2),
-        default=2,
-        help="1: a server that never guides, at half the work per token; cfg_scale must then be 1 (default: 2)",
-    )
-    parser.add_argument(
-        "--vq-dtype",
-        choices=loading.VQ_DTYPES,
-        default="auto",
-        help="dtype in which pixels are decoded; auto: that of the image tokenizer's config (float32 for the official "
-        "ones) on a CPU with units for it, else float32",
-    )
-    vllm_args.add_arguments(parser)
-    parser.set_defaults(shutdown_timeout=DRAIN_SECONDS)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Serves until it is told to stop.
-
-    Raises:
-        ValueError: the model, a flag or the address is wrong.
-        EngineError: the engine did not start, or ended while serving.
-    """
-    os.environ.setdefault(OWN_PROCESS_GROUP, "1")
-    if args.max_in_flight < 1:
-        raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
-    model = loading.open_model(args.model_dir or args.model, args.guidance_streams)
-    with listen(args.host, args.port) as listener:
-        asyncio.run(_Service(args, model, listener).run())
+"""Time that requests in flight have to finish once the server is stopped."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Takes the address before the model is loaded: that it is in use should not be news after a minute."""
+    """Opens the listening socket, before the model is loaded: an address in use should be reported at once.
+
+    Raises:
+        ValueError: the port is out of range, or the address cannot be used.
+    """
     if not 0 <= port <= 65535:
         raise ValueError(f"--port is {port}, must be 0 to 65535 (0 takes a free one)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -91,6 +40,21 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
+def serve_http(name: str, listener: socket.socket, load: Callable[[], Pipeline], api_keys: Sequence[str] = ()) -> None:
+    """Serves until SIGINT or SIGTERM.
+
+    Args:
+        name: the model's public name.
+        load: builds the pipeline; called in a thread while the server already answers 503.
+        api_keys: if there are any, each request must carry one of them.
+
+    Raises:
+        ValueError: ``load`` refuses the model or a flag.
+        EngineError: the engine did not start, or ended while serving.
+    """
+    asyncio.run(_Service(name, listener, load, api_keys).run())
+
+
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -99,12 +63,11 @@ class _Server(uvicorn.Server):
 
 
 class _Service:
-    """The life of a server: listen, load, serve, drain, stop."""
-
-    def __init__(self, args: argparse.Namespace, model: ModelDir, listener: socket.socket) -> None:
-        self.args, self.model, self.listener = args, model, listener
-        self.name = served_name(args, model)
-        self.app = create_app(self.name, api_keys=api_keys(args))
+    def __init__(
+        self, name: str, listener: socket.socket, load: Callable[[], Pipeline], api_keys: Sequence[str]
+    ) -> None:
+        self.name, self.listener, self.load = name, listener, load
+        self.app = create_app(name, api_keys=api_keys)
         self.server = _Server(
             uvicorn.Config(
                 self.app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
@@ -138,10 +101,7 @@ class _Service:
     async def _load(self, serving: asyncio.Task[None]) -> Pipeline:
         """Loads in a thread, so that the server answers 503 meanwhile."""
         start = time.perf_counter()
-        logger.info("loading %s", self.model.path)
-        load = asyncio.create_task(
-            asyncio.to_thread(loading.load_pipeline, self.model, self.args, self.args.max_in_flight, self.args.vq_dtype)
-        )
+        load = asyncio.create_task(asyncio.to_thread(self.load))
         await asyncio.wait({serving, load}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             self._abandon_loading()
@@ -151,9 +111,9 @@ class _Service:
         return pipeline
 
     def _abandon_loading(self) -> None:
-        """Told to stop while loading: nothing is worth waiting for, and a thread cannot be stopped.
+        """Ends the process while it loads: a thread cannot be stopped, and there is nothing to finish.
 
-        A process that the thread starts from here on fails as soon as this one is gone, and nobody has to read of it.
+        Processes that the thread still starts fail once this one is gone; their messages are silenced.
         """
         logger.info("stopped while loading")
         logging.shutdown()
@@ -166,26 +126,8 @@ class _Service:
         os._exit(0)
 
     async def _watch(self, pipeline: Pipeline, serving: asyncio.Task[None]) -> None:
-        """Serves until told to stop; a server whose engine is gone ends too, so that it is started again."""
+        """Serves until stopped; ends with an error when the engine does, so that a supervisor restarts the server."""
         while not serving.done():
             await asyncio.wait({serving}, timeout=1)
             if not self.server.should_exit:
                 await pipeline.engine.check_health()
-
-
-def api_keys(args: argparse.Namespace) -> list[str]:
-    """The keys of the command line and of the environment.
-
-    Raises:
-        ValueError: a key is empty or holds what no header can.
-    """
-    keys = [*args.api_key, *filter(None, [os.environ.get("LLAMAGEN_API_KEY")])]
-    if any(not key.isascii() or not key.isprintable() or not key.strip() or " " in key for key in keys):
-        raise ValueError("--api-key must be printable ASCII without spaces, and not empty")
-    return keys
-
-
-def served_name(args: argparse.Namespace, model: ModelDir) -> str:
-    if args.served_model_name:
-        return str(args.served_model_name[0])
-    return "llamagen-demo" if model.path == loading.DEMO_MODEL else model.path.resolve().name

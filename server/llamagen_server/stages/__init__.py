@@ -1,1 +1,1 @@
-"""The steps around the engine, each with a queue."""
+"""The stages around the engine, each with a queue: captions to prompt embeddings, codes to pixels and back."""

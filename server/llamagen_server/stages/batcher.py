@@ -1,4 +1,4 @@
-"""Micro-batching: work of many tasks done in worker threads, what waits together in one call."""
+"""The queue of a stage: items of many tasks, processed in worker threads, several in one call."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Out = TypeVar("Out")
 
 
 class Batcher(Generic[Item, Out]):
-    """Calls ``work`` off the event loop with up to ``max_batch`` items, as they come.
+    """Calls ``work`` off the event loop with up to ``max_batch`` items, in the order of their arrival.
 
-    Nothing waits for a batch to fill: while calls run, the items for the next one gather. The queue is bounded by
-    the pipeline's admission: a picture has at most one item in it.
+    Nothing waits for a batch to fill: while calls run, the items of the next one gather. Admission bounds the queue: an
+    image has at most one item in it.
     """
 
     def __init__(
@@ -29,9 +29,14 @@ class Batcher(Generic[Item, Out]):
         max_batch: int = 1,
         calls: int = 1,
     ) -> None:
-        """Up to ``calls`` run at a time, in ``threads``, which stages that share a device may share.
+        """Creates an empty queue.
 
-        ``stage`` names it in the metrics.
+        Args:
+            stage: the stage's name in the metrics.
+            work: returns one result per item, in order.
+            threads: run the calls; stages that share a device may share them.
+            max_batch: items per call, at most.
+            calls: calls at a time, at most.
         """
         self._work, self._threads, self.max_batch, self._calls = work, threads, max_batch, calls
         self._num_waiting = metrics.WAITING.labels(stage)
@@ -39,10 +44,10 @@ class Batcher(Generic[Item, Out]):
         self._workers: list[asyncio.Task[None]] = []
 
     async def __call__(self, item: Item) -> Out:
-        """The result for one item. Cancelling it takes the item back if no worker has taken it.
+        """Returns the result of one item. Cancelling removes the item from the queue if no worker has taken it.
 
         Raises:
-            Exception: what ``work`` raised, for every item of the call.
+            Exception: whatever ``work`` raised, for every item of the call.
         """
         future: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
@@ -57,13 +62,13 @@ class Batcher(Generic[Item, Out]):
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
             self._num_waiting.dec(len(batch))
-            batch = [(item, future) for item, future in batch if not future.done()]  # cancelled ones
+            batch = [(item, future) for item, future in batch if not future.done()]  # drops cancelled items
             if not batch:
                 continue
             results: Sequence[Out | Exception]
             try:
                 results = await loop.run_in_executor(self._threads, self._work, [item for item, _ in batch])
-            except Exception as error:  # whatever went wrong belongs to those who wait
+            except Exception as error:  # belongs to the tasks that wait for these items
                 results = [error] * len(batch)
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():

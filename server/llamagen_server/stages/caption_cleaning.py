@@ -1,6 +1,6 @@
 """Cleaning of captions as in training (official ``language/t5.py``, which took it from DeepFloyd-IF).
 
-The text encoder has only ever seen captions after this, so prompts go through it too.
+The text encoder was trained on cleaned captions only, so prompts are cleaned too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ftfy
 from bs4 import BeautifulSoup
 
 Rules = tuple[tuple[re.Pattern[str], str], ...]
-"""Substitutions in the order they are applied: what to find, what to put there."""
+"""Substitutions in the order of their application: pattern, replacement."""
 
 
 def _rules(*rules: tuple[str, str]) -> Rules:
@@ -78,10 +78,10 @@ _AFTER_REPAIR = _rules(
 
 
 def clean_caption(text: str) -> str:
-    """Cleans a caption: lower case, no links, markup, nicknames, ideographs, codes or advertising, plain punctuation.
+    """Cleans a caption: lower case, plain punctuation; no links, markup, nicknames, ideographs, codes or advertising.
 
-    The result may be empty. The cleaning runs twice, as it did in training: signs that hide behind others in the first
-    run (a stray comma before a space, an entity that was escaped twice) are removed in the second.
+    The result may be empty. The cleaning runs twice, as in training: the second run removes signs that were hidden
+    behind others in the first (a stray comma before a space, an entity that was escaped twice).
     """
     return _clean_once(_clean_once(text))
 
@@ -103,7 +103,7 @@ def _apply(rules: Rules, text: str) -> str:
 
 
 def _without_markup(text: str) -> str:
-    """The text of an HTML fragment.
+    """Returns the text of an HTML fragment.
 
     The leading tag changes no text; it keeps Beautiful Soup from warning that a caption looks like an address or XML.
     """

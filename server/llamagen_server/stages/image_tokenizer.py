@@ -1,4 +1,4 @@
-"""The image tokenizer as a service: codes to pixels and pixels to codes, off the event loop."""
+"""The image tokenizer stage: codes to pixels and pixels to codes, off the event loop."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from llamagen_server.core.results import Pixels
 from llamagen_server.stages.batcher import Batcher
 from llamagen_tokenizer import VQModel, from_uint8, to_uint8
 
 
-class ImageTokenizer:
-    """Images are square, [side, side, 3] uint8; their codes are in raster order."""
+class ImageTokenizerStage:
+    """Decodes and encodes square images [side, side, 3], uint8; codes are in raster order."""
 
     def __init__(self, vq: VQModel, grid_size: int, max_batch: int = 1, calls: int = 1) -> None:
-        """``calls`` at a time, of up to ``max_batch`` images each."""
+        """Up to ``calls`` calls run at a time, each with up to ``max_batch`` images."""
         self._vq = vq
         self.grid_size = grid_size
         self.side = grid_size * vq.config.downsample
+        """Pixels per side."""
         self._device = next(vq.parameters()).device
         self._threads = ThreadPoolExecutor(calls, thread_name_prefix="vq")
-        self._decode = Batcher("decode", self._decode_now, self._threads, max_batch, calls)
-        self._encode = Batcher("encode", self._encode_now, self._threads, max_batch, calls)
+        self._decode = Batcher("decode", self._decode_batch, self._threads, max_batch, calls)
+        self._encode = Batcher("encode", self._encode_batch, self._threads, max_batch, calls)
 
     def warm_up(self) -> None:
-        """Decodes the largest batch once, so that its memory is taken and the first request is not slow."""
-        self._decode_now([[0] * self.grid_size**2] * self._decode.max_batch)
+        """Decodes the largest batch once: its memory is allocated, and the first request is not slow."""
+        self._decode_batch([[0] * self.grid_size**2] * self._decode.max_batch)
 
-    async def decode(self, codes: Sequence[int]) -> NDArray[np.uint8]:
+    async def decode_image(self, codes: Sequence[int]) -> Pixels:
         """Codes of one image -> its pixels."""
         return await self._decode(codes)
 
-    async def encode(self, pixels: NDArray[np.uint8]) -> list[int]:
+    async def encode_image(self, pixels: Pixels) -> list[int]:
         """Pixels of one image -> its codes."""
         return await self._encode(pixels)
 
     @torch.inference_mode()
-    def _decode_now(self, batch: list[Sequence[int]]) -> list[NDArray[np.uint8]]:
+    def _decode_batch(self, batch: list[Sequence[int]]) -> list[Pixels]:
         codes = torch.tensor(batch, device=self._device).view(len(batch), self.grid_size, self.grid_size)
         return list(to_uint8(self._vq.decode(codes)).cpu().numpy())
 
     @torch.inference_mode()
-    def _encode_now(self, batch: list[NDArray[np.uint8]]) -> list[list[int]]:
+    def _encode_batch(self, batch: list[Pixels]) -> list[list[int]]:
         images = from_uint8(torch.from_numpy(np.stack(batch)).to(self._device))
         return self._vq.encode(images).flatten(1).tolist()
 

@@ -1,4 +1,4 @@
-"""The text encoder of a text model: prompts to rows."""
+"""The text encoder of a text model: prompts to hidden states."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from llamagen_server.model_dir.encoder_files import encoder_width
 from llamagen_server.stages.caption_cleaning import clean_caption
 
 MAX_CHARACTERS = 4096
-"""Longest prompt that is cleaned and tokenized at all: some rules of `clean_caption` take time quadratic in it."""
+"""Longest prompt that is cleaned and tokenized: some rules of `clean_caption` take quadratic time."""
 
 
 class TextEncoder:
-    """T5 or CLIP text encoder with its tokenizer. May be used from several threads."""
+    """A T5 or CLIP text encoder with its text tokenizer. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class TextEncoder:
 
         Args:
             source: directory or Hugging Face id.
-            max_tokens: longest prompt, special tokens included (the model's cls_token_num). CLIP itself has 77.
+            max_tokens: longest prompt, special tokens included (the model's cls_token_num); CLIP's own limit is 77.
             clean: run `clean_caption` on every prompt.
-            width: what the encoder's width must be (the model's caption_dim); None takes any.
+            width: the width that the encoder must have (the model's caption_dim); None allows any.
 
         Raises:
             ValueError: it cannot be loaded, is neither T5 nor CLIP, or has another width.
         """
         try:
-            model, self._tokenizer, self.width = _load(str(source), width, dtype)
+            model, self._text_tokenizer, self.width = _load(str(source), width, dtype)
         except Exception as error:  # a damaged file can raise almost anything in transformers
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ValueError(f"text encoder {str(source)!r} cannot be loaded: {reason}") from None
@@ -53,29 +53,29 @@ class TextEncoder:
         self._tokenizer_lock = threading.Lock()  # Hugging Face tokenizers are not thread-safe
 
     def tokenize(self, prompt: str) -> Tensor:
-        """The token ids of a prompt, special tokens included, int64 [n].
+        """Returns the token ids of a prompt, special tokens included, int64 [n].
 
-        The official pipeline cuts long prompts off without a word; here they are an error.
+        The official pipeline truncates long prompts silently; here they are an error.
 
         Raises:
             ValueError: the prompt is empty or too long.
         """
         text = self._prepare(prompt)
         with self._tokenizer_lock:
-            ids = self._tokenizer(text, truncation=False, verbose=False)["input_ids"]
+            ids = self._text_tokenizer(text, truncation=False, verbose=False)["input_ids"]
         if len(ids) > self.max_tokens:
             raise ValueError(f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed")
         return torch.tensor(ids)
 
     @torch.inference_mode()
-    def encode(self, prompts: Sequence[Tensor]) -> list[Tensor]:
-        """Token ids of prompts, in one forward pass, each to the rows of its tokens [n, width]."""
+    def encode_text(self, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """Token ids of prompts, each int64 [n] -> hidden states of their tokens, each [n, width]; one forward pass."""
         device = next(self._model.parameters()).device
-        # Padded on the right; padding is masked, so any id will do.
+        # Padding is on the right and masked, so any id will do.
         ids = pad_sequence(list(prompts), batch_first=True)
         mask = pad_sequence([torch.ones_like(t) for t in prompts], batch_first=True)
         hidden = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
-        return [rows[: len(t)].clone() for rows, t in zip(hidden, prompts, strict=True)]
+        return [states[: len(t)].clone() for states, t in zip(hidden, prompts, strict=True)]
 
     def _prepare(self, prompt: str) -> str:
         if len(prompt) > MAX_CHARACTERS:
@@ -91,8 +91,8 @@ class TextEncoder:
 
 
 def _load(source: str, width: int | None, dtype: torch.dtype) -> tuple[Any, Any, int]:
-    """The model, its tokenizer and its width."""
-    # Imported here: transformers takes seconds to import models, and class models need none.
+    """Returns the encoder, its text tokenizer and its width."""
+    # Imported here: it takes seconds, and class models need none of it.
     from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, T5EncoderModel
 
     config = AutoConfig.from_pretrained(source)

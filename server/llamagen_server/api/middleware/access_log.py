@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: gives every request an id, logs one line when it is over, and answers unexpected errors."""
+"""Middleware that gives every request an id, logs one line when it is over, and answers unexpected errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class AccessLog:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception as error:  # here, where the reply still gets its id
+        except Exception as error:  # answered here, where the reply still gets its id
             if status != "aborted":
                 raise
             await error_reply(error)(scope, receive, send_with_id)

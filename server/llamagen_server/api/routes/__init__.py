@@ -1,1 +1,1 @@
-"""The routes of the HTTP API."""
+"""The routes of the HTTP API, one module for each group."""

@@ -1,4 +1,4 @@
-"""``POST /generate``: our own API, with everything the model can do."""
+"""``POST /generate``: our own API, with everything that the model can do."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from llamagen_server.api.dependencies import LoadedPipeline, ModelName, RequestId
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
-from llamagen_server.api.openapi import PICTURES, events
-from llamagen_server.api.replies import Usage, b64, encode_file, encode_files, timings
+from llamagen_server.api.openapi import IMAGE_ERRORS, events
+from llamagen_server.api.replies import Usage, b64, image_file, image_files, timings
 from llamagen_server.api.sse import Event, stream_events
 from llamagen_server.core.request import ImageRequest
+from llamagen_server.core.results import GeneratedImage, GenerationResult, Preview
 from llamagen_server.image_files.files import OutputFormat
-from llamagen_server.pipeline.pipeline import Picture, Preview, Result
 
 router = APIRouter(tags=["generate"])
 
@@ -35,32 +35,34 @@ class GenerateRequest(ImageRequest):
         description="codes: the grid of codes and no pixels. binary: the file itself, as with the header "
         "Accept: image/*; n must be 1.",
     )
-    stream: bool = Field(False, description="Send server-sent events as pictures are made.")
-    partial_images: Annotated[int, Field(ge=0, le=16)] = Field(0, description="Previews of each picture in the stream.")
+    stream: bool = Field(False, description="Send server-sent events while images are generated.")
+    partial_images: Annotated[int, Field(ge=0, le=16)] = Field(0, description="Previews of each image in the stream.")
 
 
-class GeneratedImage(BaseModel):
+class ImageItem(BaseModel):
     b64_json: str | None = Field(None, description="The image file, base64.")
-    codes: list[int] | None = Field(None, description="The codes in raster order, with response_format codes.")
-    logprobs: list[float] | None = Field(None, description="Of each sampled code, with logprobs.")
-    seed: int = Field(description="Makes this picture again.")
+    codes: list[int] | None = Field(
+        None, description="Code of each image token in raster order, with response_format codes."
+    )
+    logprobs: list[float] | None = Field(None, description="Log-probability of each sampled code, with logprobs.")
+    seed: int = Field(description="Generates this image again.")
 
 
 class GenerateResponse(BaseModel):
     id: str
     created: int = Field(description="Unix time, seconds.")
     model: str
-    images: list[GeneratedImage]
+    images: list[ImageItem]
     usage: Usage
     timings: dict[str, float] = Field(description="Milliseconds by stage.")
 
 
-def described(picture: Picture, body: GenerateRequest, file: bytes | None) -> GeneratedImage:
-    return GeneratedImage(
+def image_item(image: GeneratedImage, body: GenerateRequest, file: bytes | None) -> ImageItem:
+    return ImageItem(
         b64_json=None if file is None else b64(file),
-        codes=picture.codes if body.response_format == "codes" else None,
-        logprobs=picture.logprobs if body.logprobs else None,
-        seed=picture.seed,
+        codes=image.codes if body.response_format == "codes" else None,
+        logprobs=image.logprobs if body.logprobs else None,
+        seed=image.seed,
     )
 
 
@@ -68,17 +70,17 @@ def described(picture: Picture, body: GenerateRequest, file: bytes | None) -> Ge
     "/generate",
     response_model=GenerateResponse,
     response_model_exclude_none=True,
-    responses=PICTURES
+    responses=IMAGE_ERRORS
     | {200: {"content": events("partial_image", "completed", "done") | {kind: {} for kind in ACCEPTED}}},
 )
 async def generate(
     body: GenerateRequest, request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
 ) -> GenerateResponse | Response:
-    """Makes pictures of a prompt or a class."""
+    """Generates images of a prompt or a class."""
     if body.stream:
         return await _stream(body, request, pipeline, request_id)
     accept = request.headers.get("accept", "")
-    asked = "response_format" in body.model_fields_set  # the body is more explicit than a header
+    asked = "response_format" in body.model_fields_set  # the body outranks the header
     binary = body.response_format == "binary" or (accept.startswith("image/") and not asked)
     if "output_format" not in body.model_fields_set:
         body.output_format = ACCEPTED.get(accept, body.output_format)
@@ -86,35 +88,35 @@ async def generate(
         raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
     pixels = body.response_format != "codes"
     result = await unless_disconnected(request, pipeline.generate(body, request_id, pixels=pixels))
-    files: Sequence[Any] = await encode_files(result, body.output_format) if pixels else [None] * body.n
+    files: Sequence[Any] = await image_files(result, body.output_format) if pixels else [None] * body.n
     if binary:
-        seed = str(result.pictures[0].seed)
+        seed = str(result.images[0].seed)
         return Response(files[0], media_type=f"image/{body.output_format}", headers={"x-seed": seed})
     return GenerateResponse(
         id=request_id,
         created=int(time.time()),
         model=model,
-        images=[described(picture, body, file) for picture, file in zip(result.pictures, files, strict=True)],
+        images=[image_item(image, body, file) for image, file in zip(result.images, files, strict=True)],
         usage=Usage.of(result),
         timings=timings(request, result),
     )
 
 
 async def _stream(body: GenerateRequest, request: Request, pipeline: LoadedPipeline, request_id: str) -> Response:
-    """Events ``partial_image`` and ``completed`` of each picture, then ``done`` with usage and timings."""
+    """Sends ``partial_image`` and ``completed`` of each image, then ``done`` with usage and timings."""
     if body.response_format == "binary":
         raise ApiError(400, "response_format is 'binary', must be 'b64_json' or 'codes' in a stream", "response_format")
     pixels = body.response_format != "codes"
 
-    async def render(item: Preview | Picture) -> Event:
-        file = await encode_file(item.pixels, body.output_format) if pixels else None
+    async def render(item: Preview | GeneratedImage) -> Event:
+        file = await image_file(item.pixels, body.output_format) if pixels else None
         if isinstance(item, Preview):
             assert file is not None
             event = {"index": item.index, "partial_image_index": item.number, "b64_json": b64(file)}
             return {"type": "partial_image", **event}
-        return {"type": "completed", "index": item.index} | described(item, body, file).model_dump(exclude_none=True)
+        return {"type": "completed", "index": item.index} | image_item(item, body, file).model_dump(exclude_none=True)
 
-    async def finish(result: Result) -> Event:
+    async def finish(result: GenerationResult) -> Event:
         return {
             "type": "done",
             "id": request_id,

@@ -1,4 +1,4 @@
-"""``POST /tokenize`` and ``POST /detokenize``: the image tokenizer by itself."""
+"""``POST /v1/images/encode`` and ``/v1/images/decode``: the image tokenizer by itself."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from llamagen_server.api.dependencies import LoadedPipeline
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
-from llamagen_server.api.replies import Pixels, b64, encode_file
-from llamagen_server.image_files.files import OutputFormat, center_crop, in_reader, read_image
+from llamagen_server.api.replies import b64, image_file
+from llamagen_server.core.results import Pixels
+from llamagen_server.image_files.files import OutputFormat, in_reader, read_image_file
+from llamagen_server.image_files.geometry import center_crop
 
-router = APIRouter(tags=["tokenizer"])
+router = APIRouter(prefix="/v1/images", tags=["image tokenizer"])
 
 
-class TokenizeRequest(BaseModel):
+class EncodeImageRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    image: str = Field(description="An image file, base64. One of another size is resized and cropped to the middle.")
+    image: str = Field(description="An image file, base64. Another size is resized and cropped to the middle.")
 
     @model_validator(mode="before")
     @classmethod
-    def one_unknown_is_enough(cls, values: Any) -> Any:
-        """A large body may hold a million unknown fields, and each would be described."""
+    def keep_two_fields(cls, values: Any) -> Any:
+        """Drops all but two fields: a large body may hold a million unknown ones, and each would be reported."""
         return dict(islice(values.items(), 2)) if isinstance(values, dict) else values
 
 
-class TokenizeResponse(BaseModel):
-    codes: list[int] = Field(description="In raster order.")
-    grid: tuple[int, int] = Field(description="Rows and columns of codes.")
+class EncodeImageResponse(BaseModel):
+    codes: list[int] = Field(description="Code of each image token, in raster order.")
+    grid: tuple[int, int] = Field(description="Rows and columns of image tokens.")
 
 
-class DetokenizeRequest(BaseModel):
+class DecodeImageRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"examples": [{"codes": [0] * 64, "output_format": "png"}]}
     )
@@ -47,31 +49,31 @@ class DetokenizeRequest(BaseModel):
     output_compression: Annotated[int, Field(ge=0, le=100)] = Field(95, description="Quality of webp and jpeg files.")
 
 
-class DetokenizeResponse(BaseModel):
+class DecodeImageResponse(BaseModel):
     b64_json: str = Field(description="The image file, base64.")
     output_format: OutputFormat
 
 
-@router.post("/tokenize", responses=errors(400, 413, 429, 503))
-async def tokenize(body: TokenizeRequest, request: Request, pipeline: LoadedPipeline) -> TokenizeResponse:
-    """The codes of an image."""
-    side = pipeline.tokenizer.grid_size
-    pixels = await unless_disconnected(request, in_reader(lambda: _read(body.image, pipeline.tokenizer.side)))
-    codes = await unless_disconnected(request, pipeline.encode(pixels))
-    return TokenizeResponse(codes=codes, grid=(side, side))
+@router.post("/encode", responses=errors(400, 413, 429, 503))
+async def encode(body: EncodeImageRequest, request: Request, pipeline: LoadedPipeline) -> EncodeImageResponse:
+    """Returns the codes of an image."""
+    grid_size, side = pipeline.image_tokenizer.grid_size, pipeline.image_tokenizer.side
+    pixels = await unless_disconnected(request, in_reader(lambda: _read(body.image, side)))
+    codes = await unless_disconnected(request, pipeline.encode_image(pixels))
+    return EncodeImageResponse(codes=codes, grid=(grid_size, grid_size))
 
 
-@router.post("/detokenize", responses=errors(400, 413, 429, 503))
-async def detokenize(body: DetokenizeRequest, request: Request, pipeline: LoadedPipeline) -> DetokenizeResponse:
-    """The image of codes."""
+@router.post("/decode", responses=errors(400, 413, 429, 503))
+async def decode(body: DecodeImageRequest, request: Request, pipeline: LoadedPipeline) -> DecodeImageResponse:
+    """Returns the image of codes."""
     expected, last = pipeline.model.config.num_image_tokens, pipeline.model.config.codebook_size - 1
     if len(body.codes) != expected:
         raise ApiError(400, f"there are {len(body.codes)} codes, must be {expected}", "codes")
     if bad := [code for code in body.codes if not 0 <= code <= last]:
         raise ApiError(400, f"codes has {bad[0]}, must be 0 to {last}", "codes")
-    pixels = await unless_disconnected(request, pipeline.decode(body.codes))
-    file = await encode_file(pixels, body.output_format, body.output_compression)
-    return DetokenizeResponse(b64_json=b64(file), output_format=body.output_format)
+    pixels = await unless_disconnected(request, pipeline.decode_image(body.codes))
+    file = await image_file(pixels, body.output_format, body.output_compression)
+    return DecodeImageResponse(b64_json=b64(file), output_format=body.output_format)
 
 
 def _read(data: str, side: int) -> Pixels:
@@ -80,6 +82,6 @@ def _read(data: str, side: int) -> Pixels:
     except ValueError:
         raise ApiError(400, "image is not valid base64", "image") from None
     try:
-        return np.array(center_crop(read_image(file).convert("RGB"), side))
+        return np.array(center_crop(read_image_file(file).convert("RGB"), side))
     except ValueError as error:
         raise ApiError(400, f"image is {error}", "image") from None

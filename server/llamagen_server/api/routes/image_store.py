@@ -1,4 +1,4 @@
-"""Pictures that are answered as an address: kept for a while, bounded in bytes and age."""
+"""``GET /images/NAME``: images that a reply gave as a URL, kept for a while, bounded in bytes and age."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MAX_AGE = 3600.0
 
 
 class ImageStore:
-    """Image files by unguessable names. Those not asked for longest make room for new ones."""
+    """Image files under unguessable names. The least recently requested ones make room for new ones."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, max_age: float = MAX_AGE) -> None:
         self._files: TTLCache[str, bytes] = TTLCache(max_bytes, max_age, getsizeof=len)
 
     def put(self, file: bytes, output_format: OutputFormat) -> str:
-        """Keeps a file; gives its name."""
+        """Keeps a file and returns its name."""
         name = f"{secrets.token_urlsafe(24)}.{output_format}"
         self._files[name] = file
         return name
@@ -41,7 +41,7 @@ class ImageStore:
     responses=errors(404) | {200: {"content": {"image/*": {}}, "description": "The image file."}},
 )
 async def image(name: str, request: Request) -> Response:
-    """A picture that was answered with ``response_format: url``, for an hour at most."""
+    """Returns an image that was requested with ``response_format: url``, for an hour at most."""
     store: ImageStore = request.app.state.images
     file = store.get(name)
     if file is None:

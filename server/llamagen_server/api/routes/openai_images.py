@@ -16,23 +16,25 @@ from starlette.datastructures import UploadFile
 from llamagen_server.api.dependencies import LoadedPipeline, ModelName, RequestId
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
-from llamagen_server.api.openapi import PICTURES, events
-from llamagen_server.api.replies import Usage, b64, encode_file, encode_files
+from llamagen_server.api.openapi import IMAGE_ERRORS, events
+from llamagen_server.api.replies import Usage, b64, image_file, image_files
+from llamagen_server.api.routes.models import model_not_found
 from llamagen_server.api.sse import Event, stream_events
 from llamagen_server.core.request import ImageRequest
+from llamagen_server.core.results import GeneratedImage, GenerationResult, OnEvent, Preview
 from llamagen_server.image_files.files import OutputFormat
-from llamagen_server.pipeline.inpaint import Edit, read_edit
-from llamagen_server.pipeline.pipeline import OnEvent, Picture, Pipeline, Preview, Result
+from llamagen_server.pipeline.inpaint import Inpainting, read_inpainting
+from llamagen_server.pipeline.pipeline import Pipeline
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
 
 def _responses(kind: str) -> dict[int | str, dict[str, Any]]:
-    return PICTURES | {200: {"content": events(f"{kind}.partial_image", f"{kind}.completed")}}
+    return IMAGE_ERRORS | {200: {"content": events(f"{kind}.partial_image", f"{kind}.completed")}}
 
 
 class ImageGenerationRequest(ImageRequest):
-    """OpenAI's fields beside ours. Those that have no meaning here are accepted and ignored."""
+    """OpenAI's fields and ours. Those without a meaning here are accepted and ignored."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"prompt": "a small blue square above a large yellow triangle", "n": 1}]}
@@ -43,9 +45,9 @@ class ImageGenerationRequest(ImageRequest):
     output_format: OutputFormat = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] = Field(95, description="Quality of webp and jpeg files.")
     response_format: Literal["b64_json", "url"] = Field(
-        "b64_json", description="url: the address of a file that this server keeps for an hour at most."
+        "b64_json", description="url: the URL of a file that this server keeps for an hour at most."
     )
-    stream: bool = Field(False, description="Send server-sent events as the picture is made; n must be 1.")
+    stream: bool = Field(False, description="Send server-sent events while the image is generated; n must be 1.")
     partial_images: Annotated[int, Field(ge=0, le=3)] = Field(0, description="Previews in the stream.")
     background: Any = Field(None, description="Ignored.")
     complexity: Any = Field(None, description="Ignored.")
@@ -61,16 +63,18 @@ class ImageGenerationRequest(ImageRequest):
     @model_validator(mode="before")
     @classmethod
     def null_is_absent(cls, values: Any) -> Any:
-        """OpenAI's optional fields may be null."""
+        """Drops null fields: OpenAI's optional fields may be null."""
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
 
 class ImageEditRequest(ImageGenerationRequest):
-    """The text fields of an edit's form; the files are beside them."""
+    """The text fields of an edit's form."""
 
-    keep_rows: int | None = Field(None, description="Instead of a mask: keep the top rows of codes and draw the rest.")
+    keep_rows: int | None = Field(
+        None, description="In place of a mask: keep the top rows of image tokens and inpaint the rest."
+    )
     feather: Annotated[int, Field(ge=0, le=256)] = Field(
-        0, description="Pixels inside the marked region over which the original fades into what is drawn."
+        0, description="Width in pixels, inside the mask, over which the original fades into the generated image."
     )
     input_fidelity: Any = Field(None, description="Ignored.")
 
@@ -78,8 +82,8 @@ class ImageEditRequest(ImageGenerationRequest):
 class OpenAIImage(BaseModel):
     b64_json: str | None = None
     url: str | None = None
-    logprobs: list[float] | None = Field(None, description="Of each sampled code, with logprobs.")
-    seed: int = Field(description="Makes this picture again.")
+    logprobs: list[float] | None = Field(None, description="Log-probability of each sampled code, with logprobs.")
+    seed: int = Field(description="Generates this image again.")
 
 
 class TokensDetails(BaseModel):
@@ -91,7 +95,7 @@ class OpenAIUsage(Usage):
     input_tokens_details: TokensDetails
 
     @classmethod
-    def of(cls, result: Result, input_image_tokens: int = 0) -> OpenAIUsage:
+    def of(cls, result: GenerationResult, input_image_tokens: int = 0) -> OpenAIUsage:
         usage = Usage.of(result)
         return cls(
             input_tokens=usage.input_tokens + input_image_tokens,
@@ -112,7 +116,7 @@ class ImagesResponse(BaseModel):
 
 @dataclass(frozen=True)
 class _Job:
-    """A request for pictures, with what it keeps of an image if it is an edit."""
+    """A request for images; an edit also has the image to inpaint."""
 
     kind: Literal["image_generation", "image_edit"]
     body: ImageGenerationRequest
@@ -120,59 +124,59 @@ class _Job:
     pipeline: Pipeline
     request_id: str
     size: str
-    read_edit: Callable[[], Edit] | None = None
+    read_inpainting: Callable[[], Inpainting] | None = None
 
     async def reply(self) -> ImagesResponse | Response:
         body = self.body
         if body.stream:
             return await self._stream()
         result = await unless_disconnected(self.request, self._generate())
-        files = await encode_files(result, body.output_format, body.output_compression)
+        files = await image_files(result, body.output_format, body.output_compression)
         return ImagesResponse(
             created=int(time.time()),
-            data=[self._image(file, picture) for file, picture in zip(files, result.pictures, strict=True)],
+            data=[self._image(file, image) for file, image in zip(files, result.images, strict=True)],
             size=self.size,
             output_format=body.output_format,
             usage=self._usage(result),
         )
 
-    async def _generate(self, on_event: OnEvent | None = None) -> Result:
+    async def _generate(self, on_event: OnEvent | None = None) -> GenerationResult:
         previews = self.body.partial_images if on_event else 0
         return await self.pipeline.generate(
-            self.body, self.request_id, read_edit=self.read_edit, partial_images=previews, on_event=on_event
+            self.body, self.request_id, read_inpainting=self.read_inpainting, partial_images=previews, on_event=on_event
         )
 
-    def _image(self, file: bytes, picture: Picture) -> OpenAIImage:
+    def _image(self, file: bytes, image: GeneratedImage) -> OpenAIImage:
         if self.body.response_format == "b64_json":
-            return OpenAIImage(b64_json=b64(file), **self._told(picture))
+            return OpenAIImage(b64_json=b64(file), **self._extra_fields(image))
         name = self.request.app.state.images.put(file, self.body.output_format)
-        return OpenAIImage(url=str(self.request.url_for("image", name=name)), **self._told(picture))
+        return OpenAIImage(url=str(self.request.url_for("image", name=name)), **self._extra_fields(image))
 
-    def _told(self, picture: Picture) -> dict[str, Any]:
-        """What we tell of a picture beside OpenAI's fields."""
-        return {"seed": picture.seed} | ({"logprobs": picture.logprobs} if self.body.logprobs else {})
+    def _extra_fields(self, image: GeneratedImage) -> dict[str, Any]:
+        """Returns our own fields of an image, beside OpenAI's."""
+        return {"seed": image.seed} | ({"logprobs": image.logprobs} if self.body.logprobs else {})
 
-    def _usage(self, result: Result) -> OpenAIUsage:
-        return OpenAIUsage.of(result, self.pipeline.model.config.num_image_tokens if self.read_edit else 0)
+    def _usage(self, result: GenerationResult) -> OpenAIUsage:
+        return OpenAIUsage.of(result, self.pipeline.model.config.num_image_tokens if self.read_inpainting else 0)
 
     async def _stream(self) -> Response:
-        """Events ``KIND.partial_image``, then ``KIND.completed``."""
+        """Sends ``KIND.partial_image`` for each preview, then ``KIND.completed``."""
 
-        async def render(item: Preview | Picture) -> Event | None:
+        async def render(item: Preview | GeneratedImage) -> Event | None:
             if isinstance(item, Preview):
                 return await self._event("partial_image", item, partial_image_index=item.number)
-            return None  # is sent when the usage is known
+            return None  # sent by finish, with the usage
 
-        async def finish(result: Result) -> Event:
-            [picture] = result.pictures
+        async def finish(result: GenerationResult) -> Event:
+            [image] = result.images
             usage = self._usage(result).model_dump()
-            return await self._event("completed", picture, **self._told(picture), usage=usage)
+            return await self._event("completed", image, **self._extra_fields(image), usage=usage)
 
         return await stream_events(self.request, self._generate, render, finish)
 
-    async def _event(self, name: str, item: Preview | Picture, **fields: Any) -> Event:
+    async def _event(self, name: str, item: Preview | GeneratedImage, **fields: Any) -> Event:
         body = self.body
-        file = await encode_file(item.pixels, body.output_format, body.output_compression)
+        file = await image_file(item.pixels, body.output_format, body.output_compression)
         return {
             "type": f"{self.kind}.{name}",
             "b64_json": b64(file),
@@ -198,7 +202,7 @@ async def generations(
     model: ModelName,
     request_id: RequestId,
 ) -> ImagesResponse | Response:
-    """Makes pictures of a prompt."""
+    """Generates images of a prompt."""
     size = _check(body, pipeline, model)
     job = _Job("image_generation", body, request, pipeline, request_id, size)
     return await job.reply()
@@ -208,12 +212,12 @@ FILES = ("image", "mask", "markup")
 
 
 def _form_schema() -> dict[str, Any]:
-    """What OpenAPI tells of the form: the fields of `ImageEditRequest` and the files."""
+    """Returns the OpenAPI schema of the form: the fields of `ImageEditRequest` and the files."""
     schema = ImageEditRequest.model_json_schema()
     file = {"type": "string", "format": "binary"}
     schema["properties"] |= {
         "image": {**file, "description": "The image to edit, in any common file format."},
-        "mask": {**file, "description": "An image as large; its transparent pixels (alpha 0) are drawn anew."},
+        "mask": {**file, "description": "An image of the same size; its transparent pixels (alpha 0) are inpainted."},
         "markup": {**file, "description": "Ignored."},
     }
     schema["required"] = ["image"]
@@ -231,10 +235,10 @@ def _form_schema() -> dict[str, Any]:
 async def edits(
     request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
 ) -> ImagesResponse | Response:
-    """Draws a part of an image anew: the transparent pixels of the mask, or all below the rows that are kept.
+    """Inpaints a part of an image: the transparent pixels of the mask, or everything below the kept rows.
 
-    The image is resized and cropped to the model's size. Whole codes are drawn; outside the marked pixels the reply has
-    the original ones.
+    The image is resized and cropped to the model's size. Whole image tokens are sampled; outside the mask the reply has
+    the original pixels.
     """
     fields, files = await _read_form(request)
     try:
@@ -242,17 +246,19 @@ async def edits(
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from None
     size = _check(body, pipeline, model)
-    tokenizer = pipeline.tokenizer
+    image_tokenizer = pipeline.image_tokenizer
     image, mask = _one(files, "image"), _one(files, "mask")
     if image is None:
         raise ApiError(400, "image is missing", "image")
-    read = partial(read_edit, image, mask, body.keep_rows, body.feather, tokenizer.side, tokenizer.grid_size)
+    read = partial(
+        read_inpainting, image, mask, body.keep_rows, body.feather, image_tokenizer.side, image_tokenizer.grid_size
+    )
     job = _Job("image_edit", body, request, pipeline, request_id, size, read)
     return await job.reply()
 
 
 async def _read_form(request: Request) -> tuple[dict[str, str], dict[str, list[bytes]]]:
-    """Text fields and files by name; OpenAI's clients write ``image[]`` where they send several."""
+    """Returns text fields and files by name. OpenAI's clients write ``image[]`` where they send several."""
     content_type = request.headers.get("content-type", "")
     if not content_type.startswith("multipart/form-data"):
         raise ApiError(400, f"content-type is {content_type!r}, must be multipart/form-data")
@@ -279,10 +285,9 @@ def _one(files: dict[str, list[bytes]], name: str) -> bytes | None:
 
 
 def _check(body: ImageGenerationRequest, pipeline: Pipeline, model: str) -> str:
-    """What only this API has; returns the size of the pictures as "WxH"."""
+    """Checks the fields that only this API has. Returns the size of the images as "WxH"."""
     if body.model not in (None, model):
-        message = f"model {body.model!r} does not exist; this server has {model!r}"
-        raise ApiError(404, message, "model", "model_not_found")
+        raise model_not_found(body.model, model)
     size = f"{pipeline.model.image_size}x{pipeline.model.image_size}"
     if body.size not in ("auto", size):
         raise ApiError(400, f"size is {body.size!r}, must be 'auto' or '{size}'", "size")

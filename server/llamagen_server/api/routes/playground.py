@@ -1,4 +1,4 @@
-"""``GET /``: a page to try the model in a browser, and the files it is made of."""
+"""``GET /``: the playground, a page to try the model in a browser, and its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parents[2] / "playground"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 HEADERS = {
-    "cache-control": "no-cache",  # browsers ask again, and mostly hear 304
+    "cache-control": "no-cache",  # browsers revalidate, mostly with 304
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,0 +1,42 @@
+"""Middleware that refuses large bodies before a route reads them."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamagen_server.api.errors import ApiError
+
+MAX_BODY = 2**20
+"""Bytes of a request's body. JSON is parsed on the event loop, so a large one would hold up everybody."""
+MAX_IMAGE_BODY = {"/v1/images/edits": 64 * 2**20, "/v1/images/encode": 8 * 2**20}
+"""By path, for bodies that hold images. The form of an edit is parsed in pieces."""
+
+
+class BodyLimit:
+    """Answers 413 to a body that is too large for its path; at once if its length is declared."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = MAX_IMAGE_BODY.get(scope["path"], MAX_BODY)
+        message = f"the body has more than {limit} bytes"
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise ApiError(413, message)
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            part = await receive()
+            received += len(part.get("body", b""))
+            if received > limit:
+                raise HTTPException(413, message)  # passes through whatever reads the body
+            return part
+
+        await self.app(scope, limited, send)

@@ -1,0 +1,72 @@
+"""``GET /v1/models``: the served model, its size and its sampling defaults."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from llamagen_server.api.dependencies import LoadedPipeline, ModelName
+from llamagen_server.api.errors import ApiError
+from llamagen_server.api.openapi import errors
+from llamagen_server.core.sampling import SamplingDefaults
+from llamagen_server.model_dir import ModelDir
+
+router = APIRouter(tags=["models"])
+_started = int(time.time())
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix time of the server's start, seconds.")
+    owned_by: str = "llamagen-serve"
+    condition: Literal["text", "class"]
+    guided: bool = Field(description="False: the server runs one branch, and cfg_scale must be 1.")
+    image_size: int = Field(description="Pixels per side.")
+    grid_size: int = Field(description="Image tokens per side.")
+    num_classes: int | None = None
+    defaults: SamplingDefaults = Field(description="Sampling parameters of requests that omit them.")
+    labels: dict[int, list[str]] | None = Field(
+        default=None, description="Names of the classes; not in the list of models."
+    )
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+@router.get("/v1/models", responses=errors(503), response_model_exclude_none=True)
+async def models(name: ModelName, pipeline: LoadedPipeline) -> ModelList:
+    """Lists the served model."""
+    return ModelList(data=[_model(name, pipeline.model)])
+
+
+@router.get("/v1/models/{model_id:path}", responses=errors(404, 503), response_model_exclude_none=True)
+async def model(model_id: str, name: ModelName, pipeline: LoadedPipeline) -> Model:
+    """Returns the model with the names of its classes."""
+    if model_id != name:
+        raise model_not_found(model_id, name)
+    return _model(name, pipeline.model).model_copy(update={"labels": pipeline.model.labels})
+
+
+def model_not_found(model_id: str, name: str) -> ApiError:
+    message = f"model {model_id!r} does not exist; this server has {name!r}"
+    return ApiError(404, message, "model", "model_not_found")
+
+
+def _model(name: str, model: ModelDir) -> Model:
+    config = model.config
+    return Model(
+        id=name,
+        created=_started,
+        condition=config.condition,
+        guided=config.cfg_branches == 2,
+        image_size=model.image_size,
+        grid_size=config.grid_size,
+        num_classes=config.num_classes if config.condition == "class" else None,
+        defaults=model.defaults,
+    )

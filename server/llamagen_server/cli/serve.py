@@ -1,0 +1,120 @@
+"""``llamagen serve``: the HTTP server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from llamagen_server.core.options import MAX_IN_FLIGHT, VQ_DTYPES
+
+if TYPE_CHECKING:
+    from llamagen_server.model_dir import ModelDir
+
+EPILOG = """vLLM's engine flags are accepted under their own names, such as --max-num-seqs, --dtype, --enforce-eager,
+--tensor-parallel-size, --gpu-memory-utilization or --served-model-name:
+  --help=all            shows all of them
+  --help=CacheConfig    shows one group
+  --help=kv-cache       searches
+
+example:
+  llamagen serve models/t2i-xl --port 8080 --max-num-seqs 64"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds our flags and vLLM's."""
+    from llamagen_server.engine import arguments
+    from llamagen_server.serving.http import DRAIN_SECONDS
+
+    formatter_class = parser.formatter_class
+    add_own_arguments(parser)
+    parser.formatter_class = formatter_class  # vLLM's own, for --help=all
+    arguments.add_arguments(parser)
+    parser.set_defaults(shutdown_timeout=DRAIN_SECONDS)
+
+
+def add_own_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds our own flags, which ``--help`` shows; imports nothing heavy."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    add = parser.add_argument_group("llamagen-serve").add_argument
+    parser.add_argument("model_dir", metavar="MODEL", nargs="?", help="model directory (default: the demo model)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    add(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="requests must carry this key; repeatable; LLAMAGEN_API_KEY adds one more",
+    )
+    add(
+        "--max-in-flight",
+        type=int,
+        default=MAX_IN_FLIGHT,
+        metavar="N",
+        help="images accepted and not finished; more are answered 429 (default: %(default)s)",
+    )
+    add(
+        "--cfg-branches",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="1: the server never guides, at half the work per token; cfg_scale must then be 1 (default: %(default)s)",
+    )
+    add(
+        "--vq-dtype",
+        choices=VQ_DTYPES,
+        default="auto",
+        help="dtype of decoding; auto: the image tokenizer's own (float32 for the official ones) on a CPU that "
+        "computes it in hardware, else float32 (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves until it is stopped.
+
+    Raises:
+        ValueError: the model, a flag or the address is wrong.
+        EngineError: the engine did not start, or ended while serving.
+    """
+    from llamagen_server.cli.loading import load_pipeline
+    from llamagen_server.pipeline.build import open_model
+    from llamagen_server.serving.http import listen, serve_http
+
+    if args.max_in_flight < 1:
+        raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
+    model = open_model(args.model_dir or args.model, args.cfg_branches)
+    keys = api_keys(args)
+    with listen(args.host, args.port) as listener:
+        load = partial(
+            load_pipeline,
+            model,
+            args,
+            max_in_flight=args.max_in_flight,
+            vq_dtype=args.vq_dtype,
+            own_process_group=True,
+        )
+        serve_http(served_name(args, model), listener, load, keys)
+
+
+def api_keys(args: argparse.Namespace) -> list[str]:
+    """Returns the keys of the command line and of the environment.
+
+    Raises:
+        ValueError: a key is empty, or has a character that a header cannot carry.
+    """
+    keys = [*args.api_key, *filter(None, [os.environ.get("LLAMAGEN_API_KEY")])]
+    if any(not key.isascii() or not key.isprintable() or not key.strip() or " " in key for key in keys):
+        raise ValueError("--api-key must be printable ASCII without spaces, and not empty")
+    return keys
+
+
+def served_name(args: argparse.Namespace, model: ModelDir) -> str:
+    """Returns the model's public name: ``--served-model-name``, else the directory's name."""
+    from llamagen_server.pipeline.build import DEMO_MODEL
+
+    if args.served_model_name:
+        return str(args.served_model_name[0])
+    return "llamagen-demo" if model.path == DEMO_MODEL else model.path.resolve().name

@@ -1,0 +1,64 @@
+"""The results of a request: finished images, previews of unfinished ones, and timings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""An image [height, width, 3], uint8."""
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A finished image."""
+
+    index: int
+    """Index among the request's images."""
+    codes: list[int]
+    """Code of each image token, in raster order."""
+    pixels: Pixels
+    """[height, width, 3]; [0, 0, 3] if the request asked for codes only."""
+    seed: int
+    """Generates this image again."""
+    logprobs: list[float]
+    """Log-probability of each sampled code in the guided distribution; empty if the request did not ask for it."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """An unfinished image. Its later tokens are filled in (`llamagen_server.pipeline.previews.fill`)."""
+
+    index: int
+    """Index among the request's images."""
+    number: int
+    """0 for the first preview of this image."""
+    pixels: Pixels
+
+
+OnEvent = Callable[[Preview | GeneratedImage], None]
+"""Called with every preview and every finished image, in the event loop."""
+
+
+@dataclass
+class Timings:
+    """Milliseconds by stage; those of the slowest image where there are several."""
+
+    text_ms: float = 0.0
+    engine_ms: float = 0.0
+    decode_ms: float = 0.0
+    file_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """All images of one request."""
+
+    images: list[GeneratedImage]
+    condition_tokens: int
+    """Tokens of the prompt; 1 for a class."""
+    timings: Timings = field(default_factory=Timings)

@@ -1,0 +1,76 @@
+"""CPU specifics: cores, threads, memory, and the compiler that torch.compile needs.
+
+Only `tune_process` changes the process it runs in. The command line calls it; building a pipeline never does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sysconfig
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+FEW_CORES = 4
+SMALL_NETWORK = 2**23
+"""Below this many parameters, thread synchronisation costs as much as the computation."""
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_on_few_cores(parameters: int) -> int | None:
+    """Returns the threads for a network of this size: 1 for a small one, else all cores. None on many cores."""
+    if cores() > FEW_CORES:
+        return None
+    return 1 if parameters < SMALL_NETWORK else cores()
+
+
+def tune_process(decoder_parameters: int) -> int:
+    """Tunes this process, which must be our own, for decoding images on a CPU.
+
+    Freed memory is kept, and on few cores a small decoder gets one thread, so that several images decode side by side.
+
+    Returns:
+        The number of images to decode at a time.
+    """
+    _keep_freed_memory()
+    if threads_on_few_cores(decoder_parameters) != 1:
+        return 1
+    torch.set_num_threads(1)
+    return cores()
+
+
+def _keep_freed_memory() -> None:
+    """Makes glibc keep large blocks that are freed (``man mallopt``), unless the environment configures malloc.
+
+    A decoder on a CPU allocates them again for each image; the kernel would map and clear their pages each time.
+    """
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with suppress(OSError, AttributeError, TypeError):  # other C libraries lack mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):  # glibc before 2.35 allows 32 MiB
+            mallopt(trim_threshold, 2**31 - 1)
+            mallopt(arena_max, 1)  # the heaps of other arenas end at 64 MiB
+
+
+def has_bfloat16_units() -> bool:
+    """Whether this CPU computes bfloat16 in hardware; without that it is slower than float32."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def missing_for_compilation() -> str | None:
+    """Returns what torch.compile needs on a CPU and this machine lacks: a C++ compiler, Python's headers; else None."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        return f"C++ compiler {compiler}"
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return None if header.exists() else str(header)

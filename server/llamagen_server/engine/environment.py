@@ -1,0 +1,79 @@
+"""Every environment variable that this project sets, and when.
+
+vLLM and its libraries read much of their configuration from the environment. Only two functions set it:
+
+- `set_process_defaults` is for processes of our own: the command line and the tests call it first.
+- `engine_environment` surrounds every engine start, whoever starts it. The engine's processes inherit the environment;
+  the calling process, which may be somebody else's trainer, gets its own back.
+
+A variable that is already set is left alone. This module imports neither torch nor vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+PROCESS_DEFAULTS = {
+    # Quiet libraries: the log belongs to this server.
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TORCH_LOGS": "-torch._library.triton",  # "Triton not available", on every CPU
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # torch warns about its own code
+    # Engine and decoder share a CPU's cores: a thread that waits for others must not keep them from running.
+    "GOMP_SPINCOUNT": "10000",
+}
+"""For this process and its children. torch and vLLM read them when they are imported."""
+
+ENGINE_DEFAULTS = {
+    "VLLM_NO_USAGE_STATS": "1",
+    # A forked engine would neither load our plugin anew nor read its own environment.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # The V2 runner stays off until it is verified on a GPU.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+}
+"""For the engine's processes, on every device."""
+
+CPU_ENGINE_DEFAULTS = {
+    # vLLM cannot load again what it saves of an ahead-of-time compilation on a CPU.
+    "VLLM_USE_AOT_COMPILE": "0",
+    # Large pages for tensors and for what kernels allocate: a decode step reads all weights.
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""For the engine's processes on a CPU, beside `ENGINE_DEFAULTS`."""
+
+_starting = threading.RLock()
+
+
+def set_process_defaults() -> None:
+    """Sets `PROCESS_DEFAULTS` for good. Call it before torch or vLLM are imported, in a process of your own."""
+    for name, value in PROCESS_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def engine_environment(more: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Gives engines that start inside it `ENGINE_DEFAULTS` and ``more``; restores the environment at the end.
+
+    ``os.environ`` belongs to the whole process, so other threads see the change meanwhile. Engines that start at
+    the same time wait for each other.
+    """
+    with _starting:
+        before = dict(os.environ)
+        try:
+            for name, value in {**ENGINE_DEFAULTS, **(more or {})}.items():
+                os.environ.setdefault(name, value)
+            yield
+        finally:
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(before)
+
+
+def uses_v2_model_runner() -> bool:
+    """Whether an engine that starts now gets vLLM's V2 model runner."""
+    return os.environ.get("VLLM_USE_V2_MODEL_RUNNER", ENGINE_DEFAULTS["VLLM_USE_V2_MODEL_RUNNER"]) == "1"

@@ -1,0 +1,73 @@
+"""Guidance in vLLM's V2 model runner, as a custom logits processor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from vllm import SamplingParams
+
+from vllm_llamagen.guidance import (
+    Guidance,
+    check_params,
+    check_unguided_params,
+    default_guidance,
+    force_tokens,
+    mix_branches,
+    pad_vocab,
+)
+from vllm_llamagen.vllm_compat import LogitsContext, LogitsProcessorV2, LogitsProcRequestState, VllmConfig
+
+
+class GuidanceV2(LogitsProcessorV2):
+    """Mixes the branches of each row with its request's scale, then applies forced tokens.
+
+    A request keeps one slot for as long as it lives; tables on the device hold its scales and forced tokens by slot.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
+        config = vllm_config.model_config.hf_config
+        self.vocab_size, self.codebook_size = config.vocab_size, config.codebook_size
+        self.num_tokens = config.num_image_tokens
+        self.default = default_guidance(vllm_config)
+        self.req_states = req_states
+        shape, device = (req_states.max_num_reqs, self.num_tokens), req_states.device
+        self.scales = torch.ones(shape, device=device)
+        self.forced = torch.full(shape, -1, device=device)
+        self.start_index = torch.zeros(req_states.max_num_reqs, dtype=torch.int64, device=device)
+        self.entered: dict[int, Guidance] = {}
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        check_params(sampling_params)
+
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        self.entered[req_idx] = Guidance.from_params(sampling_params, self.default)
+        return True
+
+    def apply_staged_writes(self) -> None:
+        for slot, guidance in self.entered.items():
+            self.scales[slot] = torch.tensor(guidance.scales(self.num_tokens))
+            self.forced[slot] = torch.tensor(guidance.forced(self.num_tokens, self.codebook_size))
+            self.start_index[slot] = guidance.start_index
+        self.entered.clear()
+
+    def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
+        """Logits of all branches [n, branches * codebook_size] -> [n, vocab_size], float32."""
+        slots = ctx.expanded_idx_mapping
+        token = ctx.pos + 1 - self.req_states.prompt_len.gpu[slots] + self.start_index[slots]
+        token = token.clamp(0, self.num_tokens - 1)
+        return force_tokens(self.mix(logits, self.scales[slots, token]), self.forced[slots, token])
+
+    def mix(self, logits: Tensor, scale: Tensor) -> Tensor:
+        return mix_branches(logits, scale, self.vocab_size)
+
+
+class UnguidedV2(GuidanceV2):
+    """The same for a model with one branch (``cfg_branches: 1``): forced tokens, and no guidance."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        check_unguided_params(sampling_params)
+
+    def mix(self, logits: Tensor, scale: Tensor) -> Tensor:
+        return pad_vocab(logits.float(), self.vocab_size)

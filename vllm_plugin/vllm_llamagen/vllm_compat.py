@@ -1,0 +1,94 @@
+"""Every import of vLLM from below its top-level package: the list to check when vLLM moves to its next version.
+
+``from vllm import LLM, ModelRegistry, SamplingParams`` is vLLM's public API and may stand in any module. Everything else
+comes from here; a test fails when another module imports from ``vllm.*``. Nothing is patched or copied. "Since" is the
+first vLLM release that has the name at this place.
+
+| name | since | purpose |
+|---|---|---|
+| Attention | 0.16 | paged attention; heads of both branches share one block table |
+| LinearBase, QKVParallelLinear, RowParallelLinear, MergedColumnParallelLinear | 0.4 | tensor-parallel, quantizable layers |
+| VocabParallelEmbedding, ParallelLMHead | 0.2 | embedding and head |
+| LogitsProcessor | 0.4 | the head's product, gathered over tensor-parallel workers |
+| SiluAndMul | 0.1 | activation of the feed-forward layers |
+| SupportsMRoPE, MultiModalFeatureSpec | 0.11, 0.10 | the model's own positions for text prompts, and the hook's signature |
+| IntermediateTensors | 0.5 | signature of the model's ``forward`` |
+| support_torch_compile | 0.6 | compiles the model's ``forward`` |
+| get_tensor_model_parallel_world_size | 0.4 | heads per worker |
+| VllmConfig | 0.6 | argument of the model and of the logits processors |
+| LogitsProcessorV1, BatchUpdate, MoveDirectionality | 0.9 | custom logits processors of the V1 model runner |
+| process_dict_updates | 0.10 | follows requests through the V1 runner's batch |
+| LogitsProcessorV2, LogitsContext, LogitsProcRequestState | 0.31 | custom logits processors of the V2 model runner |
+| AsyncLLM | 0.6 | the engine: one request per image, output as it grows |
+| AsyncEngineArgs, FlexibleArgumentParser | 0.1, 0.11 | vLLM's flags under their own names, and their parser |
+| RequestOutputKind | 0.6 | deltas, or the final output only |
+| UniProcExecutor | 0.11 | engine and model in one process on few cores |
+| EngineDeadError, EngineGenerateError | 0.8 | the engine ended, or failed on a request |
+| VLLMClientError, VLLMValidationError | 0.27, 0.14 | vLLM refuses a request |
+| current_platform | 0.5 | CPU or CUDA |
+"""  # noqa: E501
+
+from vllm.compilation.decorators import support_torch_compile
+from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError, VLLMValidationError
+from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.models.interfaces import SupportsMRoPE
+from vllm.multimodal.inputs import MultiModalFeatureSpec
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.sequence import IntermediateTensors
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+from vllm.v1.sample.logits_processor import LogitsProcessor as LogitsProcessorV1
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
+
+__all__ = [
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "Attention",
+    "BatchUpdate",
+    "EngineDeadError",
+    "EngineGenerateError",
+    "FlexibleArgumentParser",
+    "IntermediateTensors",
+    "LinearBase",
+    "LogitsContext",
+    "LogitsProcRequestState",
+    "LogitsProcessor",
+    "LogitsProcessorV1",
+    "LogitsProcessorV2",
+    "MergedColumnParallelLinear",
+    "MoveDirectionality",
+    "MultiModalFeatureSpec",
+    "ParallelLMHead",
+    "QKVParallelLinear",
+    "RequestOutputKind",
+    "RowParallelLinear",
+    "SiluAndMul",
+    "SupportsMRoPE",
+    "UniProcExecutor",
+    "VLLMClientError",
+    "VLLMValidationError",
+    "VllmConfig",
+    "VocabParallelEmbedding",
+    "current_platform",
+    "get_tensor_model_parallel_world_size",
+    "process_dict_updates",
+    "support_torch_compile",
+]
