@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types bench clean runtime dev
+.PHONY: help serve test lint types bench clean runtime dev node
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -15,12 +15,14 @@ serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
 test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: dev ## check style and formatting
+lint: dev node ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	node_modules/.bin/biome check --error-on-warnings
 
-types: dev ## check the annotations
+types: dev node ## check the annotations
 	$(BIN)/mypy $(ARGS)
+	node_modules/.bin/tsc --project tsconfig.json
 
 bench: runtime ## measure the engine's speed (ARGS='--size L --batch 1 8 32')
 	@$(BIN)/llamagen bench engine $(ARGS)
@@ -34,3 +36,10 @@ runtime:
 
 dev:
 	@scripts/install.sh $(VENV) "$(DEVICE)" dev
+
+# The copy of package.json is the stamp: it is written when everything in it is installed.
+node:
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 18 or newer with npm (apt install nodejs npm)" >&2; exit 1; }
+	@cmp -s package.json node_modules/.installed.json || { \
+	  npm install --no-package-lock --no-audit --no-fund --no-update-notifier --loglevel=error && \
+	  cp package.json node_modules/.installed.json; }
