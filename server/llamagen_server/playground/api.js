@@ -1,19 +1,41 @@
-/** The server's HTTP API. Addresses are relative to the page, so that it works behind a path prefix too. */
+/** Client of the server's HTTP API. URLs are relative to the page, so that it also works behind a path prefix. */
 
-export class ServerError extends Error {
-  /** `status` is that of the reply, 0 when there was none. */
-  constructor(message, status = 0) {
-    super(message);
-    this.status = status;
-  }
-}
+import { ServerError, wrapNetworkError } from "./errors.js";
+import { events } from "./sse.js";
+
+/** @import { Recipe } from "./recipe.js" */
+/** @import { GenerationEvent } from "./sse.js" */
+
+/**
+ * @typedef {object} Model Reply of `/v1/models/{id}`.
+ * @property {string} id
+ * @property {"text" | "class"} condition
+ * @property {number} image_size pixels per side
+ * @property {number} grid_size tokens per side
+ * @property {boolean} guided whether the model was trained for classifier-free guidance
+ * @property {{ cfg_scale: number, temperature: number, top_k: number, top_p: number }} defaults
+ * @property {number} [num_classes] of a class model
+ * @property {Record<string, string[]>} [labels] names of each class id, if the model has labels
+ */
+
+/**
+ * @typedef {object} EditRegion Area of an image to inpaint: everything below some top rows, or a mask.
+ * @property {number | null} keepRows rows of tokens; null: use the mask
+ * @property {Blob} mask PNG file, transparent where the image is inpainted
+ */
+
+/** @typedef {(message: string, signal?: AbortSignal) => Promise<string>} AskForKey */
 
 let key = sessionStorage.getItem("api-key");
+/** @type {AskForKey} */
 let askForKey;
 
 export const hasKey = () => key !== null;
 
-/** `ask(message, signal)` gives a promise of a key; it is called whenever the server wants one. */
+/**
+ * Sets the function that asks the user for an API key whenever the server requires one.
+ * @param {AskForKey} ask
+ */
 export function onKeyNeeded(ask) {
   askForKey = ask;
 }
@@ -22,77 +44,78 @@ export async function isReady() {
   return (await send("ready")).ok;
 }
 
-/** The model that is served, with its labels if it has any. */
+/** @returns {Promise<Model>} the served model */
 export async function getModel() {
   const { data } = await (await request("v1/models")).json();
   const reply = await request(`v1/models/${encodeURIComponent(data[0].id)}`);
   return reply.json();
 }
 
-/** Draws `n` pictures; gives the events `partial_image`, `completed` and at last `done`. */
+/**
+ * Generates `n` images.
+ * @param {Recipe} recipe
+ * @param {number} n
+ * @param {number} partialImages previews per image
+ * @param {AbortSignal} signal
+ * @returns {AsyncGenerator<GenerationEvent, void>}
+ */
 export async function* generate(recipe, n, partialImages, signal) {
-  const body = JSON.stringify({
-    ...recipe, n, output_format: "png", stream: true, partial_images: partialImages,
-  });
+  const fields = { ...recipe, n, output_format: "png", stream: true, partial_images: partialImages };
   const headers = { "Content-Type": "application/json" };
-  yield* events(await request("generate", { method: "POST", headers, body, signal }), "done");
+  const options = { method: "POST", headers, body: JSON.stringify(fields), signal };
+  yield* events(await request("generate", options), "done");
 }
 
-/** Draws parts of a picture anew; gives the events `image_edit.partial_image` and at last `image_edit.completed`. */
+/**
+ * Inpaints a region of an image.
+ * @param {Recipe} recipe
+ * @param {Blob} image
+ * @param {EditRegion} region
+ * @param {number} partialImages previews
+ * @param {AbortSignal} signal
+ * @returns {AsyncGenerator<GenerationEvent, void>}
+ */
 export async function* edit(recipe, image, region, partialImages, signal) {
   const body = new FormData();
   const fields = { ...recipe, n: 1, stream: true, partial_images: partialImages };
-  for (const [name, value] of Object.entries(fields)) body.append(name, value);
+  for (const [name, value] of Object.entries(fields)) body.append(name, String(value));
   body.append("image", image, "image.png");
   if (region.keepRows === null) body.append("mask", region.mask, "mask.png");
-  else body.append("keep_rows", region.keepRows);
+  else body.append("keep_rows", String(region.keepRows));
   yield* events(await request("v1/images/edits", { method: "POST", body, signal }), "image_edit.completed");
 }
 
+/**
+ * Sends a request, and asks for another API key as long as the server rejects the current one.
+ * @param {string} path
+ * @param {RequestInit} options
+ */
 async function request(path, options = {}) {
   for (;;) {
-    const authorization = key === null ? {} : { Authorization: `Bearer ${key}` };
-    const reply = await send(path, { ...options, headers: { ...options.headers, ...authorization } });
+    const headers = new Headers(options.headers);
+    if (key !== null) headers.set("Authorization", `Bearer ${key}`);
+    const reply = await send(path, { ...options, headers });
     if (reply.ok) return reply;
     const message = await errorMessage(reply);
-    if (reply.status !== 401) throw new ServerError(message, reply.status);
-    key = await askForKey(message, options.signal);
+    if (reply.status !== 401) throw new ServerError(message);
+    key = await askForKey(message, options.signal ?? undefined);
     sessionStorage.setItem("api-key", key);
   }
 }
 
+/**
+ * @param {string} path
+ * @param {RequestInit} [options]
+ */
 function send(path, options) {
-  return fetch(path, options).catch(brokenBy("The server cannot be reached."));
+  return fetch(path, options).catch(wrapNetworkError("The server cannot be reached."));
 }
 
-/** What a failing connection throws becomes a ServerError; that somebody cancelled stays what it is. */
-function brokenBy(message) {
-  return (error) => {
-    throw error.name === "AbortError" ? error : new ServerError(message);
-  };
-}
-
+/**
+ * @param {Response} reply
+ * @returns {Promise<string>}
+ */
 async function errorMessage(reply) {
   const body = await reply.json().catch(() => null);
-  return body?.error?.message ?? `The server answered ${reply.status}.`;
-}
-
-/** Server-sent events up to the one of type `last`. */
-async function* events(reply, last) {
-  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  for (;;) {
-    const { value, done } = await reader.read().catch(brokenBy("The connection to the server was lost."));
-    if (done) throw new ServerError("The server hung up before the picture was finished.");
-    const blocks = (text + value).split("\n\n");
-    text = blocks.pop();
-    for (const block of blocks) {
-      const data = block.split("\n").find((line) => line.startsWith("data: "));
-      if (!data) continue;
-      const event = JSON.parse(data.slice(6));
-      if (event.type === "error") throw new ServerError(event.error.message);
-      yield event;
-      if (event.type === last) return;
-    }
-  }
+  return body?.error?.message ?? `The server returned status ${reply.status}.`;
 }

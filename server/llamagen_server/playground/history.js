@@ -1,21 +1,69 @@
-/** The pictures that were made, kept in the browser. Where it keeps nothing, they last as long as the page. */
+/** Generated images, stored in the browser's IndexedDB. Without a database, they last as long as the page. */
+
+/** @import { Recipe } from "./recipe.js" */
+
+/**
+ * @typedef {object} StoredImage
+ * @property {number} id time of creation, in milliseconds; unique and increasing
+ * @property {string} model id of the model
+ * @property {Recipe} recipe
+ * @property {Blob} blob PNG file
+ * @property {Blob} [source] PNG file of the original image, if this one was inpainted
+ */
 
 const LIMIT = 200;
-const STORE = "pictures";
+const STORE = "images";
+const VERSION = 2; // version 1 used other names, see migrate()
 
+/** @type {Promise<IDBDatabase> | undefined} */
 let database;
 
 function open() {
   database ??= new Promise((resolve, reject) => {
-    const opening = indexedDB.open("llamagen-playground", 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore(STORE, { keyPath: "id" });
+    const opening = indexedDB.open("llamagen-playground", VERSION);
+    opening.onupgradeneeded = ({ oldVersion }) => {
+      if (oldVersion === 0) opening.result.createObjectStore(STORE, { keyPath: "id" });
+      else if (opening.transaction) migrate(opening.transaction);
+    };
+    opening.onblocked = () => reject(new Error("another tab still shows an older version of this page"));
     opening.onsuccess = () => resolve(opening.result);
     opening.onerror = () => reject(opening.error);
   });
   return database;
 }
 
-/** Runs `work(store)` in one transaction; resolves to its request's result when all is written. */
+/**
+ * Gives the store and the fields of version 1 their present names.
+ * @param {IDBTransaction} transaction
+ */
+function migrate(transaction) {
+  const store = transaction.objectStore(transaction.objectStoreNames[0] ?? STORE);
+  store.name = STORE;
+  const reading = store.openCursor();
+  reading.onsuccess = () => {
+    const cursor = reading.result;
+    if (!cursor) return;
+    cursor.update({ ...cursor.value, recipe: migrateRecipe(cursor.value.recipe) });
+    cursor.continue();
+  };
+}
+
+/**
+ * @param {any} recipe of version 1
+ * @returns {Recipe}
+ */
+function migrateRecipe({ edit, ...recipe }) {
+  return edit ? { ...recipe, edit: { source: migrateRecipe(edit.source), masked: edit.marked } } : recipe;
+}
+
+/**
+ * Runs `work` on the store in one transaction. Resolves to the result of the request that `work` returned once
+ * everything is written, and to undefined if the browser keeps no database.
+ * @template T
+ * @param {IDBTransactionMode} mode
+ * @param {(store: IDBObjectStore) => IDBRequest<T> | void} work
+ * @returns {Promise<T | undefined>}
+ */
 async function transact(mode, work) {
   try {
     const transaction = (await open()).transaction(STORE, mode);
@@ -25,27 +73,33 @@ async function transact(mode, work) {
       transaction.onabort = () => reject(transaction.error);
     });
   } catch (error) {
-    console.warn("history is not kept:", error);
+    console.warn("The history is not stored:", error);
+    return undefined;
   }
 }
 
-/** All pictures, oldest first. */
+/** @returns {Promise<StoredImage[]>} all images, oldest first */
 export async function load() {
   return (await transact("readonly", (store) => store.getAll())) ?? [];
 }
 
-/** Keeps a picture, and forgets the oldest ones beyond the limit. */
-export function add(picture) {
+/**
+ * Stores an image, and deletes the oldest ones beyond the limit.
+ * @param {StoredImage} image
+ */
+export function add(image) {
   return transact("readwrite", (store) => {
-    store.put(picture);
-    store.getAllKeys().onsuccess = ({ target }) => {
-      for (const id of target.result.slice(0, -LIMIT)) store.delete(id);
+    store.put(image);
+    const listing = store.getAllKeys();
+    listing.onsuccess = () => {
+      for (const id of listing.result.slice(0, -LIMIT)) store.delete(id);
     };
   });
 }
 
-export function remove(pictures) {
+/** @param {number[]} ids */
+export function remove(ids) {
   return transact("readwrite", (store) => {
-    for (const { id } of pictures) store.delete(id);
+    for (const id of ids) store.delete(id);
   });
 }

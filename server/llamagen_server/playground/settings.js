@@ -1,132 +1,169 @@
 import { ClassPicker } from "./classes.js";
+import { byId, find, rangeInputs } from "./dom.js";
+import { guidanceCurve } from "./guidance_curve.js";
 
-const GUIDANCE = ["cfg_scale", "cfg_interval", "cfg_schedule"];
-const SAMPLING = ["temperature", "top_k", "top_p"];
+/** @import { Model } from "./api.js" */
+/** @import { Recipe } from "./recipe.js" */
+
+const GUIDANCE = /** @type {const} */ (["cfg_scale", "cfg_interval", "cfg_schedule"]);
+const SAMPLING = /** @type {const} */ (["temperature", "top_k", "top_p"]);
 const MAX_SEED = 2 ** 32 - 1;
 
-/** The form with what to draw and how. */
+export const randomSeed = () => Math.floor(Math.random() * (MAX_SEED + 1));
+
+/** The form with the condition of an image and the sampling settings. */
 export class Settings {
-  #fields;
+  /** @type {ClassPicker | undefined} */
   #picker;
 
+  /**
+   * @param {HTMLFormElement} form
+   * @param {Model} model
+   */
   constructor(form, model) {
     this.model = model;
     this.form = form;
-    this.#fields = form.elements;
     this.#setUpCondition();
-    for (const range of form.querySelectorAll("input[type=range]")) this.#link(range, this.#fields[range.dataset.for]);
-    for (const button of form.querySelectorAll("[data-step]")) {
-      button.addEventListener("click", () => this.#step(button.dataset.for, Number(button.dataset.step)));
-    }
-    this.#fields.guidance.hidden = this.#fields.guidance.disabled = !model.guided;
-    form.addEventListener("input", () => this.#show());
-    // A field that is wrong must be visible to be told so.
-    form.addEventListener("invalid", () => { form.querySelector("details").open = true; }, true);
+    this.#setUpNumbers();
+    const guidance = find(form, "[name=guidance]", HTMLFieldSetElement);
+    guidance.hidden = !model.guided;
+    guidance.disabled = !model.guided;
+    form.addEventListener("input", () => this.#update());
+    // The browser can point at an invalid field only while it is visible.
+    const expand = () => {
+      find(form, "details", HTMLDetailsElement).open = true;
+    };
+    form.addEventListener("invalid", expand, true);
     this.reset();
   }
 
   get n() {
-    return Number(this.#fields.n.value);
+    return Number(this.#field("n").value);
   }
 
+  /** The number in the field, or "" for a random seed. */
   get seed() {
-    return this.#fields.seed.value;
+    return this.#field("seed").value;
   }
 
   set seed(seed) {
-    this.#fields.seed.value = seed;
-    this.#show();
+    this.#field("seed").value = seed;
+    this.#update();
   }
 
+  /** @param {string} prompt */
   set prompt(prompt) {
-    this.#fields.prompt.value = prompt;
-    this.#show();
+    this.#field("prompt").value = prompt;
+    this.#update();
   }
 
-  /** Shows what is wrong, if anything is. */
+  /** Returns whether the form is valid; the browser shows the first error. */
   check() {
     return this.form.reportValidity();
   }
 
-  /** The fields of a request; without a seed if the server is to draw one. */
+  /** Returns the fields of a request, without a seed if the server is to choose one. */
   read() {
-    const numbers = this.model.guided ? [...GUIDANCE, ...SAMPLING] : SAMPLING;
     const recipe = this.#condition();
-    if (!this.model.guided) recipe.cfg_scale = 1;
-    for (const name of numbers) recipe[name] = this.#fields[name].value;
-    for (const name of numbers) if (name !== "cfg_schedule") recipe[name] = Number(recipe[name]);
+    if (this.model.guided) {
+      recipe.cfg_scale = Number(this.#field("cfg_scale").value);
+      recipe.cfg_interval = Number(this.#field("cfg_interval").value);
+      recipe.cfg_schedule = this.#field("cfg_schedule").value;
+    } else {
+      recipe.cfg_scale = 1;
+    }
+    for (const name of SAMPLING) recipe[name] = Number(this.#field(name).value);
     if (this.seed !== "") recipe.seed = Number(this.seed);
     return recipe;
   }
 
-  /** The settings that made a picture. */
+  /**
+   * Fills in the settings of an image.
+   * @param {Recipe} recipe
+   */
   restore(recipe) {
-    if (recipe.prompt !== undefined) this.#fields.prompt.value = recipe.prompt;
-    else if (this.#picker) this.#picker.value = recipe.class_id;
-    else this.#fields.class_id.value = recipe.class_id;
-    for (const name of [...GUIDANCE, ...SAMPLING]) if (name in recipe) this.#fields[name].value = recipe[name];
-    this.seed = recipe.seed;
+    if (recipe.prompt !== undefined) this.#field("prompt").value = recipe.prompt;
+    else if (this.#picker) this.#picker.value = recipe.class_id ?? 0;
+    else this.#field("class_id").value = String(recipe.class_id);
+    for (const name of [...GUIDANCE, ...SAMPLING]) {
+      if (recipe[name] !== undefined) this.#field(name).value = String(recipe[name]);
+    }
+    this.seed = String(recipe.seed ?? "");
   }
 
-  /** The model's defaults, and a random seed. */
+  /** Fills in the model's defaults and a random seed. */
   reset() {
     const values = { cfg_interval: -1, cfg_schedule: "constant", ...this.model.defaults, n: 1 };
-    for (const [name, value] of Object.entries(values)) this.#fields[name].value = value;
+    for (const [name, value] of Object.entries(values)) this.#field(name).value = String(value);
     this.seed = "";
   }
 
-  #condition() {
-    if (this.model.condition === "text") return { prompt: this.#fields.prompt.value.trim() };
-    return { class_id: this.#picker ? this.#picker.value : Number(this.#fields.class_id.value) };
+  /** @param {string} name */
+  #field(name) {
+    const field = this.form.elements.namedItem(name);
+    if (field instanceof HTMLInputElement || field instanceof HTMLTextAreaElement) return field;
+    if (field instanceof RadioNodeList) return field;
+    throw new TypeError(`the form has no field ${name}`);
   }
 
-  /** Leaves the one field that fits the model. */
+  /** @returns {Recipe} */
+  #condition() {
+    if (this.model.condition === "text") return { prompt: this.#field("prompt").value.trim() };
+    return { class_id: this.#picker ? this.#picker.value : Number(this.#field("class_id").value) };
+  }
+
+  /** Shows the one condition field that suits the model and removes the others. */
   #setUpCondition() {
     const { condition, labels, num_classes: classes } = this.model;
-    const kind = condition === "text" ? "prompt" : labels ? "class_label" : "class_id";
+    const classField = labels ? "class_label" : "class_id";
+    const kept = condition === "text" ? "prompt" : classField;
     for (const field of this.form.querySelectorAll("[data-condition]")) {
-      if (field.dataset.condition === kind) field.hidden = false;
+      if (field.getAttribute("data-condition") === kept) field.removeAttribute("hidden");
       else field.remove();
     }
-    if (kind === "class_id" && classes) this.#fields.class_id.max = classes - 1;
-    if (kind !== "class_label") return;
-    this.#picker = new ClassPicker(this.#fields.class_label, document.getElementById("class-list"), labels);
+    if (kept === "class_id" && classes) byId("class_id", HTMLInputElement).max = String(classes - 1);
+    if (kept !== "class_label" || !labels) return;
+    this.#picker = new ClassPicker(byId("class_label", HTMLInputElement), byId("class-list"), labels);
   }
 
-  /** A slider and a number field that show one value; the number may be beyond the slider's end. */
-  #link(range, number) {
-    range.addEventListener("input", () => { number.value = range.value; });
-  }
-
-  #step(name, by) {
-    const field = this.#fields[name];
-    field.value = Math.min(Math.max(Number(field.value) + by, field.min), field.max);
-  }
-
-  /** What follows from the fields. */
-  #show() {
-    for (const range of this.form.querySelectorAll("input[type=range]")) {
-      range.value = this.#fields[range.dataset.for].value;
-      range.style.setProperty("--fill", (range.value - range.min) / (range.max - range.min));
+  /** Connects the sliders and the +/- buttons to their number fields. A number may exceed the range of its slider. */
+  #setUpNumbers() {
+    for (const range of rangeInputs(this.form)) {
+      const number = this.#field(range.dataset.for ?? "");
+      range.addEventListener("input", () => {
+        number.value = range.value;
+      });
     }
-    if (this.model.guided) this.form.querySelector("#curve").setAttribute("d", this.#curve());
-    const isRandom = this.seed === "";
-    const lock = this.form.querySelector("#lock");
-    lock.querySelector("use").setAttribute("href", isRandom ? "#icon-lock" : "#icon-dice");
-    lock.setAttribute("aria-label", isRandom ? "Keep this seed" : "Random seed");
-    lock.title = isRandom ? "Keep the seed of the picture shown" : "A new seed for every picture";
+    for (const button of this.form.querySelectorAll("button[data-step]")) {
+      const field = byId(button.getAttribute("data-for") ?? "", HTMLInputElement);
+      const step = Number(button.getAttribute("data-step"));
+      button.addEventListener("click", () => {
+        const value = Math.max(Number(field.value) + step, Number(field.min));
+        field.value = String(Math.min(value, Number(field.max)));
+      });
+    }
   }
 
-  /** The guidance scale over the picture's codes, as an area in a box of 100 x 100; see guidance.py. */
-  #curve() {
-    const { cfg_scale: scale, cfg_interval: interval, cfg_schedule: schedule } = this.read();
-    const last = this.model.grid_size ** 2 - 1;
-    const rise = { constant: () => 1, linear: (t) => t, cosine: (t) => (1 - Math.cos(Math.PI * t)) / 2 }[schedule];
-    const top = Math.max(scale, 1);
-    const y = (token) => (interval >= 0 && token > interval + 1 ? 1 : 1 + (scale - 1) * rise(token / last));
-    const point = (_, token) => `${(100 * token) / last} ${100 - (100 * y(token)) / top}`;
-    return `M-2 102L-2 ${100 - (100 * y(0)) / top}L${Array.from({ length: last + 1 }, point).join("L")}H102V102Z`;
+  /** Updates the sliders, the guidance curve and the seed button from the fields. */
+  #update() {
+    for (const range of rangeInputs(this.form)) {
+      range.value = this.#field(range.dataset.for ?? "").value;
+      const min = Number(range.min);
+      range.style.setProperty("--fill", String((Number(range.value) - min) / (Number(range.max) - min)));
+    }
+    if (this.model.guided) {
+      const { cfg_scale: scale = 1, cfg_interval: interval = -1, cfg_schedule: schedule = "constant" } = this.read();
+      const curve = guidanceCurve({ scale, interval, schedule }, this.model.grid_size ** 2);
+      find(this.form, "#curve", SVGPathElement).setAttribute("d", curve);
+    }
+    this.#updateSeedButton();
+  }
+
+  #updateSeedButton() {
+    const isRandom = this.seed === "";
+    const button = find(this.form, "#lock");
+    find(button, "use", SVGUseElement).setAttribute("href", isRandom ? "#icon-lock" : "#icon-dice");
+    button.setAttribute("aria-label", isRandom ? "Keep this seed" : "Random seed");
+    button.title = isRandom ? "Keep the seed of the image shown" : "Use a new random seed for each image";
   }
 }
-
-export const randomSeed = () => Math.floor(Math.random() * (MAX_SEED + 1));

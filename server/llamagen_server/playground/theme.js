@@ -1,4 +1,4 @@
-// A classic script in <head>: the theme is there before the page is painted.
+// A classic script in <head>: it sets the theme before the page is painted.
 {
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -8,8 +8,8 @@
 
   addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
-    const show = () => button.setAttribute("aria-pressed", isDark());
-    button.addEventListener("click", () => {
+    const show = () => button?.setAttribute("aria-pressed", String(isDark()));
+    button?.addEventListener("click", () => {
       root.dataset.theme = isDark() ? "light" : "dark";
       localStorage.setItem("theme", root.dataset.theme);
       show();

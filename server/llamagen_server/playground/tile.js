@@ -1,30 +1,43 @@
-/** A picture while it is drawn: what is known of it grows from the top. */
+import { copyOf, find } from "./dom.js";
+
+/** An image during generation. The part that has been generated grows from the top. */
 export class Tile {
   #image;
   #progress;
   #button;
-  #last = performance.now();
+  #lastPreview = performance.now();
 
-  /** `start` is the picture that is redrawn, if one is: it is there from the beginning. */
-  constructor(label, start) {
-    this.element = document.getElementById("tile-template").content.firstElementChild.cloneNode(true);
-    this.#image = this.element.querySelector("img");
-    this.#progress = this.element.querySelector("progress");
-    this.#button = this.element.querySelector("button");
+  /**
+   * @param {string} label
+   * @param {string} [originalUrl] the image that is inpainted; it is shown from the beginning
+   */
+  constructor(label, originalUrl) {
+    this.element = copyOf("tile-template");
+    this.#image = find(this.element, "img", HTMLImageElement);
+    this.#progress = find(this.element, "progress", HTMLProgressElement);
+    this.#button = find(this.element, "button", HTMLButtonElement);
     this.#progress.setAttribute("aria-label", label);
-    this.element.classList.toggle("redrawn", start !== undefined);
-    if (start) this.#show(start);
+    this.element.classList.toggle("inpainting", originalUrl !== undefined);
+    if (originalUrl) this.#show(originalUrl);
   }
 
-  /** Shows a preview of which the top `share` is known. */
+  /**
+   * @param {string} b64 PNG file
+   * @param {number} share generated part of the image, between 0 and 1
+   */
   preview(b64, share) {
     const now = performance.now();
-    this.#grow(share, Math.min(now - this.#last, 2000));
-    this.#last = now;
+    this.#grow(share, Math.min(now - this.#lastPreview, 2000));
+    this.#lastPreview = now;
     this.#show(`data:image/png;base64,${b64}`);
   }
 
-  /** Shows the finished picture; a click on it calls `open`. */
+  /**
+   * Shows the finished image.
+   * @param {string} url
+   * @param {string} name
+   * @param {() => void} open called when the user clicks the image
+   */
   finish(url, name, open) {
     this.#grow(1, 250);
     this.#show(url);
@@ -34,17 +47,22 @@ export class Tile {
     this.#button.addEventListener("click", open);
   }
 
-  /** Leaves the picture as it is. */
+  /** Ends the progress display; the image stays incomplete. */
   stop() {
     this.element.classList.add("stopped");
   }
 
+  /**
+   * @param {number} share
+   * @param {number} milliseconds duration of the transition
+   */
   #grow(share, milliseconds) {
     this.#progress.value = share;
     this.element.style.setProperty("--pace", `${milliseconds}ms`);
-    this.element.style.setProperty("--known", share);
+    this.element.style.setProperty("--generated", String(share));
   }
 
+  /** @param {string} url */
   #show(url) {
     this.#image.src = url;
     this.#image.hidden = false;

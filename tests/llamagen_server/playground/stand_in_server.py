@@ -1,13 +1,13 @@
-"""A server that speaks the API of `llamagen serve` as far as the playground needs it, and draws coloured shapes."""
+"""Stand-in for ``llamagen serve``: the part of its API that the playground uses; its images are coloured circles."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,175 +17,176 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image, ImageDraw
+from tests.helpers.image_files import b64_png, png
 
 from llamagen_server.api.routes import playground
 
 SIZE, GRID = 128, 8
+CELL = SIZE // GRID
 LABELS = {"0": ["tench", "Tinca tinca"], "1": ["goldfish", "Carassius auratus"], "2": ["tiger shark"]}
+
+Event = dict[str, Any]
 
 
 @dataclass
-class Stage:
-    """What the server is to play, and what it was asked."""
+class Scenario:
+    """Behaviour of the stand-in server, and a record of the requests that it received."""
 
     condition: str = "text"
+    """``text`` or ``class``."""
     guided: bool = True
     key: str | None = None
+    """Required API key."""
     ready: bool = True
-    step: float = 0.03
-    """Seconds per preview."""
     error: str | None = None
-    """Told after the first preview."""
+    """Message of an error event after the first preview."""
+    truncated: bool = False
+    """End the reply after the first preview."""
+    stalled: bool = False
+    """Send nothing after the first preview, until the client disconnects."""
     requests: list[dict[str, Any]] = field(default_factory=list)
-    cancelled: int = 0
+    disconnected: threading.Event = field(default_factory=threading.Event)
+    """Set when a client disconnects before the end of a reply."""
 
     def model(self) -> dict[str, Any]:
-        defaults = {"cfg_scale": 3.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         model = {
             "id": f"tiny-{self.condition}", "object": "model", "created": 0, "owned_by": "llamagen-serve",
             "condition": self.condition, "image_size": SIZE, "grid_size": GRID, "guided": self.guided,
-            "defaults": defaults,
+            "defaults": {"cfg_scale": 3.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
         }  # fmt: skip
         return model | ({"num_classes": 1000} if self.condition == "class" else {})
 
 
-def draw(request: dict[str, Any], seed: int) -> Image.Image:
-    """A shape that depends on the condition, the guidance scale and the seed."""
-    told = [str(request.get(name)) for name in ("prompt", "class_id", "cfg_scale")]
-    rng = random.Random(repr((told, seed)))
+def render(fields: dict[str, Any], seed: int) -> Image.Image:
+    """A circle that depends on the condition, the guidance scale and the seed."""
+    condition = [str(fields.get(name)) for name in ("prompt", "class_id", "cfg_scale")]
+    rng = random.Random(repr((condition, seed)))
     image = Image.new("RGB", (SIZE, SIZE), rng.choice(("#fafaf8", "#1a2a62", "#eedab4")))
     x, y, r = rng.randrange(40, 88), rng.randrange(40, 88), rng.randrange(16, 36)
     ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=rng.choice(("#de3430", "#34a050", "#8846be")))
     return image
 
 
-def unfinished(image: Image.Image, rows: int) -> Image.Image:
-    """The top rows of the grid; below, the last one again and again, as the real server fills them."""
-    cell = SIZE // GRID
-    last = image.crop((0, (rows - 1) * cell, SIZE, rows * cell))
+def preview(image: Image.Image, rows: int) -> Image.Image:
+    """The image with every row of the grid from ``rows`` on replaced by the row above, as the real server fills it."""
     partial = image.copy()
+    last = image.crop((0, (rows - 1) * CELL, SIZE, rows * CELL))
     for row in range(rows, GRID):
-        partial.paste(last, (0, row * cell))
+        partial.paste(last, (0, row * CELL))
     return partial
 
 
-def redrawn(request: dict[str, Any], old: Image.Image, keep: Image.Image, seed: int) -> Image.Image:
-    return Image.composite(old, draw(request, seed), keep)
+def inpainted(fields: dict[str, Any], original: Image.Image, keep: Image.Image) -> Image.Image:
+    return Image.composite(original, render(fields, int(fields["seed"])), keep)
 
 
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "png")
-    return file.getvalue()
-
-
-def b64(image: Image.Image) -> str:
-    return base64.b64encode(png(image)).decode()
-
-
-def problem(status: int, message: str) -> JSONResponse:
+def error_reply(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": {"message": message, "type": "error", "param": None, "code": None}}, status)
 
 
-def make_app(stage: Stage) -> FastAPI:
+def make_app(scenario: Scenario) -> FastAPI:
     app = FastAPI()
     app.include_router(playground.router)
 
     @app.middleware("http")
     async def check_key(request: Request, call_next: Any) -> Response:
         guarded = request.url.path.startswith(("/v1", "/generate"))
-        if guarded and stage.key and request.headers.get("authorization") != f"Bearer {stage.key}":
-            return problem(401, "the API key is missing or wrong")
+        if guarded and scenario.key and request.headers.get("authorization") != f"Bearer {scenario.key}":
+            return error_reply(401, "the API key is missing or wrong")
         return await call_next(request)
 
     @app.get("/ready")
     async def ready() -> Response:
-        return Response() if stage.ready else problem(503, "the model is still loading")
+        return Response() if scenario.ready else error_reply(503, "the model is still loading")
 
     @app.get("/v1/models")
     async def models() -> Any:
-        return {"object": "list", "data": [stage.model()]}
+        return {"object": "list", "data": [scenario.model()]}
 
     @app.get("/v1/models/{name}")
     async def model(name: str) -> Any:
-        return stage.model() | ({"labels": LABELS} if stage.condition == "class" else {})
+        return scenario.model() | ({"labels": LABELS} if scenario.condition == "class" else {})
 
     @app.post("/generate")
     async def generate(request: Request) -> Response:
-        body = await request.json()
-        stage.requests.append(body)
-        if body.get("prompt") == "refuse":
-            return problem(400, "prompt is 'refuse': not today")
-        if not body.get("stream"):
-            return Response(png(draw(body, body["seed"])), media_type="image/png")
-        return StreamingResponse(_watched(stage, _pictures(stage, body)), media_type="text/event-stream")
+        fields = await request.json()
+        scenario.requests.append(fields)
+        if fields.get("prompt") == "refuse":
+            return error_reply(400, "prompt is 'refuse': not today")
+        if not fields.get("stream"):
+            return Response(png(render(fields, fields["seed"])), media_type="image/png")
+        return event_stream(scenario, _generation_events(fields))
 
     @app.post("/v1/images/edits")
     async def edits(request: Request) -> Response:
         async with request.form() as form:
-            body = {name: value for name, value in form.items() if isinstance(value, str)}
-            old = Image.open(io.BytesIO(await form["image"].read())).convert("RGB")
-            keep = Image.new("L", (SIZE, SIZE))
+            fields = {name: value for name, value in form.items() if isinstance(value, str)}
+            original = Image.open(io.BytesIO(await form["image"].read())).convert("RGB")
             if "mask" in form:
                 keep = Image.open(io.BytesIO(await form["mask"].read())).getchannel("A")
             else:
-                keep.paste(255, (0, 0, SIZE, int(body["keep_rows"]) * SIZE // GRID))
-        stage.requests.append(body | {"keep": keep})
-        if "stream" not in body:
-            return JSONResponse({"data": [{"b64_json": b64(redrawn(body, old, keep, int(body["seed"])))}]})
-        return StreamingResponse(_watched(stage, _edit(stage, body, old, keep)), media_type="text/event-stream")
+                keep = Image.new("L", (SIZE, SIZE))
+                keep.paste(255, (0, 0, SIZE, int(fields["keep_rows"]) * CELL))
+        scenario.requests.append(fields | {"keep": keep})
+        if "stream" not in fields:
+            return JSONResponse({"data": [{"b64_json": b64_png(inpainted(fields, original, keep))}]})
+        return event_stream(scenario, _edit_events(fields, original, keep))
 
     return app
 
 
-async def _watched(stage: Stage, events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    try:
-        async for event in events:
-            yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
-    except asyncio.CancelledError:
-        stage.cancelled += 1
-        raise
+def event_stream(scenario: Scenario, events: AsyncIterator[Event]) -> StreamingResponse:
+    """The events as the scenario wants them, up to an error, an early end or a stall."""
+
+    async def lines() -> AsyncIterator[str]:
+        try:
+            async for event in events:
+                yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+                if scenario.error:
+                    yield f"data: {json.dumps({'type': 'error', 'error': {'message': scenario.error}})}\n\n"
+                if scenario.error or scenario.truncated:
+                    return
+                if scenario.stalled:
+                    await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            scenario.disconnected.set()
+            raise
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
 
 
-async def _pictures(stage: Stage, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    seed, previews = body.get("seed", random.randrange(2**32)), body["partial_images"]
-    images = [draw(body, seed + index) for index in range(body["n"])]
+async def _generation_events(fields: dict[str, Any]) -> AsyncIterator[Event]:
+    seed, previews = fields.get("seed", random.randrange(2**32)), fields["partial_images"]
+    images = [render(fields, seed + index) for index in range(fields["n"])]
     for i in range(previews):
-        await asyncio.sleep(stage.step)
         for index, image in enumerate(images):
-            partial = b64(unfinished(image, GRID * (2 * i + 1) // (2 * previews)))
+            partial = b64_png(preview(image, GRID * (2 * i + 1) // (2 * previews)))
             yield {"type": "partial_image", "index": index, "partial_image_index": i, "b64_json": partial}
-        if stage.error:
-            yield {"type": "error", "error": {"message": stage.error}}
-            return
-    await asyncio.sleep(stage.step)
     for index, image in enumerate(images):
-        yield {"type": "completed", "index": index, "b64_json": b64(image), "seed": seed + index}
+        yield {"type": "completed", "index": index, "b64_json": b64_png(image), "seed": seed + index}
     yield {"type": "done", "id": "r", "usage": {}, "timings": {"total_ms": 1234.5}}
 
 
-async def _edit(
-    stage: Stage, body: dict[str, Any], old: Image.Image, keep: Image.Image
-) -> AsyncIterator[dict[str, Any]]:
-    seed, previews = int(body.get("seed", random.randrange(2**32))), int(body["partial_images"])
-    new = redrawn(body, old, keep, seed)
+async def _edit_events(fields: dict[str, Any], original: Image.Image, keep: Image.Image) -> AsyncIterator[Event]:
+    fields.setdefault("seed", str(random.randrange(2**32)))
+    image, previews = inpainted(fields, original, keep), int(fields["partial_images"])
     for i in range(previews):
-        await asyncio.sleep(stage.step)
-        partial, rows = old.copy(), SIZE * (2 * i + 1) // (2 * previews)
-        partial.paste(new.crop((0, 0, SIZE, rows)))
-        yield {"type": "image_edit.partial_image", "partial_image_index": i, "b64_json": b64(partial)}
-    yield {"type": "image_edit.completed", "b64_json": b64(new), "seed": seed}
+        partial, rows = original.copy(), SIZE * (2 * i + 1) // (2 * previews)
+        partial.paste(image.crop((0, 0, SIZE, rows)))
+        yield {"type": "image_edit.partial_image", "partial_image_index": i, "b64_json": b64_png(partial)}
+    yield {"type": "image_edit.completed", "b64_json": b64_png(image), "seed": int(fields["seed"])}
 
 
 @contextmanager
 def serve(app: FastAPI) -> Iterator[str]:
-    """Serves in a thread; gives the address."""
+    """Serves the app in a thread; yields its address."""
     config = uvicorn.Config(app, port=0, lifespan="off", ws="none", log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         assert thread.is_alive()
+        time.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:

@@ -1,13 +1,20 @@
-"""The playground's main path against the real server with the embedded demo model."""
+"""The page with the real server and the embedded demo model."""
 
 from __future__ import annotations
 
-import pytest
-from tests.llamagen_server.playground.test_playground import browser, page, test_from_a_prompt_to_pictures  # noqa: F401
+from pathlib import Path
 
-pytestmark = pytest.mark.engine
+import pytest
+from playwright.sync_api import Page
+from tests.llamagen_server.playground.page_actions import check_every_action
+
+pytestmark = [pytest.mark.browser, pytest.mark.engine]
 
 
 @pytest.fixture
 def page_url(demo_url: str) -> str:
     return demo_url
+
+
+def test_every_action(page: Page, tmp_path: Path) -> None:
+    check_every_action(page, tmp_path)

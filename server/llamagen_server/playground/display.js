@@ -1,0 +1,34 @@
+/** The large area of the page. It shows one view: a placeholder, a running generation, an image or the editor. */
+
+import { byId, copyOf, find, make } from "./dom.js";
+
+const RASTER_CELLS = 64;
+
+/** @param {HTMLElement} view */
+export function display(view) {
+  const area = byId("display");
+  const hadFocus = area.contains(document.activeElement);
+  area.replaceChildren(view);
+  view.scrollIntoView({ block: "nearest" });
+  if (hadFocus) area.focus();
+}
+
+/**
+ * Returns the view that is shown while there is no image: a partly filled grid.
+ * @param {string[]} prompts examples
+ * @param {(prompt: string) => void} onChoose
+ */
+export function placeholder(prompts = [], onChoose = () => undefined) {
+  const view = copyOf("placeholder-template");
+  for (let i = 0; i < RASTER_CELLS; i++) {
+    const cell = make("i");
+    cell.style.setProperty("--i", String(i));
+    find(view, ".raster").append(cell);
+  }
+  for (const prompt of prompts) {
+    const button = make("button", { type: "button", textContent: prompt });
+    button.addEventListener("click", () => onChoose(prompt));
+    find(view, ".examples").append(make("li", {}, button));
+  }
+  return view;
+}

@@ -1,0 +1,96 @@
+import { make } from "./dom.js";
+import { pngBlob } from "./png.js";
+
+/** @import { GenerationEvent } from "./sse.js" */
+/** @import { GalleryImage } from "./gallery.js" */
+/** @import { Tile } from "./tile.js" */
+
+const MAX_COLUMNS = 4;
+
+/** One request for images and its view, which shows each image as a tile. */
+export class Run {
+  /** @type {GalleryImage[]} */
+  images = [];
+  /** Whether an event has arrived. */
+  hasStarted = false;
+
+  #controller = new AbortController();
+  #name;
+  #tiles;
+  #parts;
+
+  /**
+   * @param {string} name
+   * @param {Tile[]} tiles one per image
+   * @param {number} previews per image
+   */
+  constructor(name, tiles, previews) {
+    this.#name = name;
+    this.#tiles = tiles;
+    this.#parts = 2 * previews;
+    this.view = runView(name, tiles);
+  }
+
+  get n() {
+    return this.#tiles.length;
+  }
+
+  get signal() {
+    return this.#controller.signal;
+  }
+
+  get isDisplayed() {
+    return this.view.isConnected;
+  }
+
+  cancel() {
+    this.#controller.abort();
+  }
+
+  /** Leaves the images as they are after an error. */
+  stop() {
+    for (const tile of this.#tiles) tile.stop();
+  }
+
+  /**
+   * Shows the progress of a request until its last event.
+   * @param {AsyncIterable<GenerationEvent>} events
+   * @param {(blob: Blob, seed: number) => GalleryImage} add stores a finished image
+   * @param {(image: GalleryImage) => void} open called when the user clicks a finished image
+   * @returns {Promise<number>} duration in seconds
+   */
+  async follow(events, add, open) {
+    let milliseconds;
+    const started = performance.now();
+    for await (const event of events) {
+      this.hasStarted = true;
+      if (event.type === "done") {
+        milliseconds = event.timings?.total_ms;
+        continue;
+      }
+      const tile = this.#tiles[event.index ?? 0];
+      if ("seed" in event) {
+        const image = add(pngBlob(event.b64_json), event.seed);
+        this.images.push(image);
+        tile?.finish(image.url, this.#name, () => open(image));
+      } else {
+        tile?.preview(event.b64_json, (2 * event.partial_image_index + 1) / this.#parts);
+      }
+    }
+    return (milliseconds ?? performance.now() - started) / 1000;
+  }
+}
+
+/**
+ * @param {string} name
+ * @param {Tile[]} tiles
+ */
+function runView(name, tiles) {
+  const hasMany = tiles.length > 1;
+  const list = make("ol", { className: "tiles" }, ...tiles.map((tile) => tile.element));
+  list.style.setProperty("--columns", String(Math.min(Math.ceil(Math.sqrt(tiles.length)), MAX_COLUMNS)));
+  const hint = hasMany ? `${name} · choose one to vary, edit or download it` : name;
+  const view = make("figure", {}, list, make("figcaption", { textContent: hint }));
+  view.classList.toggle("many", hasMany);
+  return view;
+}
