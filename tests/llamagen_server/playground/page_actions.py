@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 TIMEOUT_MS = 30_000
 
@@ -29,6 +29,11 @@ def generate(page: Page, prompt: str = "a red circle") -> None:
     """Generates one image and waits for it."""
     submit(page, prompt)
     expect(page.get_by_role("status")).to_have_text(re.compile(r"^1 image in \d+\.\d s\.$"))
+
+
+def thumbnail(page: Page, name: str) -> Locator:
+    """Button of an image in the history; a tile in the display may have the same name."""
+    return page.get_by_role("region", name="History").get_by_role("button", name=name)
 
 
 def shown_seed(page: Page) -> str:

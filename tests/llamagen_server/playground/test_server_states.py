@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.llamagen_server.playground.page_actions import TIMEOUT_MS, copied_command, generate, submit
+from tests.llamagen_server.playground.page_actions import TIMEOUT_MS, copied_command, generate, submit, thumbnail
 from tests.llamagen_server.playground.stand_in_server import Scenario
 
 pytestmark = pytest.mark.browser
@@ -32,7 +32,7 @@ def test_key_is_asked_for_and_stored_in_the_tab_only(page: Page, scenario: Scena
     submit(page, "a blue square")
     page.get_by_label("API key").fill("another")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="a blue square")).to_be_visible()
+    expect(thumbnail(page, "a blue square")).to_be_visible()
 
 
 def test_error_messages_of_the_server_are_shown(page: Page, scenario: Scenario) -> None:

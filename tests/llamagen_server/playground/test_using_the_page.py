@@ -14,6 +14,7 @@ from tests.llamagen_server.playground.page_actions import (
     run_copied_command,
     shown_seed,
     submit,
+    thumbnail,
 )
 from tests.llamagen_server.playground.stand_in_server import GRID, SIZE, Scenario
 
@@ -63,7 +64,7 @@ def test_class_model_without_guidance(page: Page, scenario: Scenario) -> None:
     page.keyboard.press("Enter")
     expect(field).to_have_value("goldfish")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="goldfish (class 1)")).to_be_visible()
+    expect(thumbnail(page, "goldfish (class 1)")).to_be_visible()
     expect(page.get_by_text("Guidance")).to_be_hidden()
     request = scenario.requests[-1]
     assert (request["class_id"], request["cfg_scale"]) == (1, 1)
@@ -116,7 +117,7 @@ def test_history_survives_a_reload(page: Page) -> None:
     generate(page, "a blue square")
     page.get_by_label("Temperature").last.fill("1.25")
     generate(page, "a green star")
-    first = page.get_by_role("button", name="a blue square")
+    first = thumbnail(page, "a blue square")
     expect(first).to_be_visible()
     page.reload()
     expect(page.get_by_label("Prompt")).to_have_value("a green star")
