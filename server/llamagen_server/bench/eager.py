@@ -1,9 +1,9 @@
-"""The baseline: LlamaGen in plain eager PyTorch, doing what the official code does (``gpt.py``, ``generate.py``).
+"""The baseline: LlamaGen in eager PyTorch, with the operations of the official code (``gpt.py``, ``generate.py``).
 
-Both guidance streams are rows of one batch, the class embedding is the prefix, each step runs the model, mixes the
-logits, keeps the top k and draws one code for each image. The operations are the official ones too: norms and rotations
-written out, attention over the whole static KV cache behind a mask, its heads repeated for grouped queries even where
-there is nothing to repeat, and no flash or memory-efficient kernel, which the official sampler forbids.
+Both branches of an image are rows of one batch, and the class embedding is the prefix. Each step runs the model, mixes
+the logits, keeps the top k and samples one code per image. As in the official code, norms and rotations are written
+out, attention covers the whole static KV cache behind a mask, and the cache's heads are repeated for grouped queries
+even where there is nothing to repeat. Flash and memory-efficient attention are off: the official sampler forbids them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ class Attention(nn.Module):
         self.register_buffer("v_cache", torch.zeros(shape, dtype=dtype), persistent=False)
 
     def forward(self, x: Tensor, rotation: Tensor, position: int, mask: Tensor) -> Tensor:
-        """x [rows, 1, dim], rotation [head_dim / 2, 2] of this position, mask [1, tokens] -> [rows, 1, dim]."""
+        """x [rows, 1, dim] of one position -> [rows, 1, dim].
+
+        Args:
+            rotation: cosines and sines of the position, [head_dim / 2, 2].
+            mask: positions to attend to, bool [1, tokens].
+        """
         qkv = self.wqkv(x).view(len(x), 1, -1, self.head_dim).transpose(1, 2)
         q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         self.k_cache[:, :, position] = rotate(k, rotation)[:, :, 0]
@@ -69,15 +74,18 @@ class Block(nn.Module):
 
 
 class EagerGPT(nn.Module):
-    """A class-conditional LlamaGen for ``images`` images at a time, guided (two rows each) or not."""
+    """A class-conditional LlamaGen with random weights for ``images`` images at a time.
+
+    Each image has ``config.cfg_branches`` rows of the batch: the conditional rows come first, then the unconditional.
+    """
 
     def __init__(self, config: LlamaGenConfig, images: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config = config
-        self.streams = config.guidance_streams
+        self.branches = config.cfg_branches
         self.cls_embedding = nn.Embedding(config.num_classes + 1, config.dim)
         self.tok_embeddings = nn.Embedding(config.codebook_size, config.dim)
-        self.layers = nn.ModuleList(Block(config, images * self.streams, dtype) for _ in range(config.n_layer))
+        self.layers = nn.ModuleList(Block(config, images * self.branches, dtype) for _ in range(config.n_layer))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.codebook_size, bias=False)
         self.rotations = rotations(config)
@@ -87,17 +95,27 @@ class EagerGPT(nn.Module):
     @torch.inference_mode()
     @sdpa_kernel([SDPBackend.MATH, SDPBackend.CUDNN_ATTENTION])
     def generate(self, classes: Tensor, cfg_scale: float, top_k: int, temperature: float = 1.0) -> Tensor:
-        """Codes of one image per class id, int64 [images, tokens]. Temperature 0 is greedy."""
+        """Generates one image per class.
+
+        Args:
+            classes: class ids, int64 [images].
+            cfg_scale: guidance scale; a model with one branch ignores it.
+            top_k: number of most likely codes that are kept; 0 keeps every code.
+            temperature: 0 always takes the most likely code.
+
+        Returns:
+            The codes in raster order, int64 [images, tokens].
+        """
         null = torch.full_like(classes, self.config.num_classes)
-        hidden = self.cls_embedding(torch.cat([classes, null]) if self.streams == 2 else classes)[:, None]
+        hidden = self.cls_embedding(torch.cat([classes, null]) if self.branches == 2 else classes)[:, None]
         codes: list[Tensor] = []
         for position in range(self.config.num_image_tokens):
             logits = self._step(hidden, position)
-            if self.streams == 2:
+            if self.branches == 2:
                 cond, uncond = logits.chunk(2)
                 logits = uncond + (cond - uncond) * cfg_scale
-            codes.append(draw(logits, top_k, temperature))
-            hidden = self.tok_embeddings(codes[-1].repeat(self.streams))[:, None]
+            codes.append(sample(logits, top_k, temperature))
+            hidden = self.tok_embeddings(codes[-1].repeat(self.branches))[:, None]
         return torch.stack(codes, dim=1)
 
     def _step(self, hidden: Tensor, position: int) -> Tensor:
@@ -106,8 +124,8 @@ class EagerGPT(nn.Module):
         return self.output(self.norm(hidden)).float()[:, -1]
 
 
-def draw(logits: Tensor, top_k: int, temperature: float) -> Tensor:
-    """One code per row of logits [images, codes]."""
+def sample(logits: Tensor, top_k: int, temperature: float) -> Tensor:
+    """Samples one code per image. Logits float32 [images, codes] -> int64 [images]."""
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits / temperature
@@ -118,7 +136,7 @@ def draw(logits: Tensor, top_k: int, temperature: float) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotates neighbouring pairs of the last dimension. x [..., head_dim], rotation [..., head_dim / 2, 2]."""
+    """Rotates neighbouring pairs of the last dimension. x [..., head_dim], rotation [..., head_dim / 2, 2] -> as x."""
     pairs = x.float().reshape(*x.shape[:-1], -1, 2)
     cos, sin = rotation.unbind(-1)
     first, second = pairs.unbind(-1)
@@ -126,9 +144,10 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 def rotations(config: LlamaGenConfig) -> Tensor:
-    """Cosines and sines [tokens, head_dim / 2, 2]: zero for the class, as in the official table, then each code's.
+    """Returns cosines and sines of all positions, float32 [tokens, head_dim / 2, 2].
 
-    Half of the pairs turn with the code's row, half with its column.
+    Position 0 is the class; as in the official table its entries are all zero. The positions of the image tokens
+    follow: half of the pairs turn with the token's grid row, half with its column.
     """
     half = config.dim // config.n_head // 2
     frequencies = config.rope_base ** (-torch.arange(0, half, 2).float() / half)

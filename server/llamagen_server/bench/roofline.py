@@ -1,4 +1,4 @@
-"""The hardware's limit, from its measured rates: what a run can hardly beat unless its weights fit into a cache."""
+"""The roofline: the shortest time that the hardware's measured rates allow, unless the weights fit into a cache."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ import torch
 
 from vllm_llamagen.config import LlamaGenConfig
 
+COPIED_BYTES = 2**29
+MATRIX_WIDTH = 4096
+
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates of one device and dtype, the best of several runs."""
+    """Measured rates of one device in one dtype, each the best of five runs."""
 
     bytes_per_s: float
-    """Of a copy, reads and writes counted."""
+    """Memory traffic of a copy; reads and writes both count."""
     flops_per_s: float
-    """Of a large matrix product."""
+    """Operations of a large matrix product; a multiplication and an addition count as two."""
 
 
-def measure(device: str, dtype: torch.dtype) -> Machine:
-    """Measures a copy of 512 MiB and a product of matrices 4096 wide."""
-    source = torch.empty(2**29, dtype=torch.uint8, device=device).fill_(1)
+def measure_machine(device: str, dtype: torch.dtype) -> Machine:
+    """Times a copy of 512 MiB and a product of two 4096 x 4096 matrices on ``cpu`` or ``cuda``."""
+    source = torch.empty(COPIED_BYTES, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
-    copy_s = _best(lambda: target.copy_(source), device)
-    a, b = (torch.randn(4096, 4096, device=device).to(dtype) for _ in range(2))
+    copy_s = _best_seconds(lambda: target.copy_(source), device)
+    a, b = (torch.randn(MATRIX_WIDTH, MATRIX_WIDTH, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    product_s = _best(lambda: torch.mm(a, b, out=out), device)
-    return Machine(2 * 2**29 / copy_s, 2 * 4096**3 / product_s)
+    product_s = _best_seconds(lambda: torch.mm(a, b, out=out), device)
+    return Machine(2 * COPIED_BYTES / copy_s, 2 * MATRIX_WIDTH**3 / product_s)
 
 
-def _best(work: Callable[[], object], device: str) -> float:
+def _best_seconds(work: Callable[[], object], device: str) -> float:
     def seconds() -> float:
         start = time.perf_counter()
         work()
@@ -43,18 +46,18 @@ def _best(work: Callable[[], object], device: str) -> float:
     return min(seconds() for _ in range(5))
 
 
-def floor_seconds(config: LlamaGenConfig, images: int, bytes_per_value: int, machine: Machine) -> float:
-    """The least time that all codes of ``images`` images take, one step after the other.
+def roofline_seconds(config: LlamaGenConfig, images: int, bytes_per_value: int, machine: Machine) -> float:
+    """Returns the shortest time in which all codes of ``images`` images can be sampled, one step after the other.
 
-    A step must read every weight once and the keys and values of all streams, and do two operations per weight and
-    row and those of attention; it takes as long as the slower of the two.
+    A step reads every weight once and the keys and values of all branches. It does two operations per weight and
+    branch of an image, and those of attention. It takes as long as the slower of reading and computing.
     """
     weights = config.step_weights
-    rows = images * config.guidance_streams
+    sequences = images * config.cfg_branches
     total = 0.0
     for length in range(1, config.num_image_tokens + 1):
-        kv_values = 2 * config.n_layer * config.n_kv_head * config.stream_head_dim * length * rows
+        kv_values = 2 * config.n_layer * config.n_kv_head * config.branch_head_dim * length * sequences
         moved = bytes_per_value * (weights + kv_values)
-        operations = 2 * rows * (weights + 2 * config.n_layer * config.dim * length)
+        operations = 2 * sequences * (weights + 2 * config.n_layer * config.dim * length)
         total += max(moved / machine.bytes_per_s, operations / machine.flops_per_s)
     return total

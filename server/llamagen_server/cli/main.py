@@ -21,7 +21,7 @@ MODULES = {
     "serve": "llamagen_server.cli.serve",
     "generate": "llamagen_server.cli.generate",
     "convert": "llamagen_server.cli.convert",
-    "bench": "llamagen_server.bench",
+    "bench": "llamagen_server.cli.bench",
 }
 """Modules with ``add_arguments(parser)`` and ``run(args)``, imported when their command is called."""
 

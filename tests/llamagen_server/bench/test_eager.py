@@ -1,4 +1,4 @@
-"""The baseline is a fair one: it computes what the official code computes."""
+"""The baseline is fair: it computes what the official code computes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llamagen_server.bench.eager import EagerGPT, draw
-from llamagen_server.pipeline import build as loading
+from llamagen_server.bench.eager import EagerGPT, sample
+from llamagen_server.pipeline.build import open_model
 
 
 @pytest.mark.parametrize("name", ["tiny_c2i", "tiny_c2i_hd100"])
-def test_greedy_codes_are_the_official_ones(
+def test_greedy_codes_equal_the_official_ones(
     name: str, golden_dir: Path, class_model_dir: Path, hd100_model_dir: Path
 ) -> None:
     folders = {"tiny_c2i": class_model_dir, "tiny_c2i_hd100": hd100_model_dir}
-    config = loading.open_model(folders[name]).config
+    config = open_model(folders[name]).config
     expected = load_file(golden_dir / "expected.safetensors")
     official = torch.load(golden_dir / f"{name}.pt", weights_only=True)["model"]
     classes = expected[f"{name}.class_ids"].long()
@@ -37,7 +37,7 @@ def test_greedy_codes_are_the_official_ones(
     assert checked
 
 
-def test_only_the_top_k_are_drawn() -> None:
+def test_only_the_top_k_are_sampled() -> None:
     torch.manual_seed(0)
     logits = torch.randn(1, 100).expand(500, 100)
-    assert {*draw(logits, 5, 1.0).tolist()} == {*logits[0].topk(5).indices.tolist()}
+    assert {*sample(logits, 5, 1.0).tolist()} == {*logits[0].topk(5).indices.tolist()}

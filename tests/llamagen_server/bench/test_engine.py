@@ -1,4 +1,4 @@
-"""``llamagen bench engine`` with real vLLM, on images of four codes."""
+"""``llamagen bench engine``: its figures, and a run with vLLM on images of four codes."""
 
 from __future__ import annotations
 
@@ -8,40 +8,66 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from llamagen_server.bench import roofline as floor
-from vllm_llamagen.config import LlamaGenConfig
+from llamagen_server.bench.engine import figures, median_seconds
+from llamagen_server.bench.engine_options import EngineOptions
+from llamagen_server.bench.step_profile import PARTS
 
 
+@pytest.mark.engine
 def test_a_run(tmp_path: Path) -> None:
     result = tmp_path / "r.json"
     command = "-m llamagen_server bench engine --size B --image-size 32 --batch 1 2 --repeat 1 --dtype float32"
     words = [*command.split(), "--enforce-eager", "--baseline", "eager", "--profile", "--save-result", str(result)]
     run = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+    assert "| batch | seconds | images/s |" in run.stderr
     saved = json.loads(result.read_text())
-    for batch, row in zip((1, 2), saved["rows"], strict=True):
-        assert row["batch"] == batch
-        assert row["images_per_s"] == pytest.approx(batch / row["engine_s"])
-        assert row["ratio"] == pytest.approx(row["eager_s"] / row["engine_s"])
-        assert row["floor_multiple"] == pytest.approx(row["engine_s"] / row["floor_s"])
-        assert row["floor_s"] < row["engine_s"]
-    parts = {"scheduling", "model", "logits", "guidance", "sampling", "output", "rest"}
-    assert set(saved["profile"]) == parts
-    assert all(milliseconds > 0 for milliseconds in saved["profile"].values())
-    assert max(saved["profile"], key=saved["profile"].__getitem__) == "model"
+    assert [row["batch"] for row in saved["rows"]] == [1, 2]
+    for row in saved["rows"]:
+        seconds = {name: row[name] for name in ("engine_s", "eager_s")}
+        assert row == figures(row["batch"], 4, seconds, row["roofline_s"])
+        assert min(row.values()) > 0
+    assert set(saved["profile"]) == {*PARTS, "rest"}
+    assert min(saved["profile"].values()) > 0  # 0: a part's functions have other names in this vLLM
+    assert saved["settings"]["batch"] == [1, 2]
 
 
-def test_the_floor_is_the_slower_of_bytes_and_operations() -> None:
-    config = LlamaGenConfig(
-        dim=64, n_layer=2, n_head=2, n_kv_head=2, ffn_hidden_dim=128, grid_size=2, codebook_size=256
-    )
-    weights = 2 * (4 * 64 * 64 + 3 * 64 * 128) + 64 * 256
-    cached = 2 * 2 * 64 * 2 * (1 + 2 + 3 + 4)  # keys and values, layers, dim, two streams, at each of four steps
-    slow_memory = floor.Machine(bytes_per_s=1e3, flops_per_s=1e30)
-    assert floor.floor_seconds(config, 1, 4, slow_memory) == pytest.approx(4 * (4 * weights + cached) / 1e3)
-    slow_products = floor.Machine(bytes_per_s=1e30, flops_per_s=1e3)
-    operations = 2 * 2 * (4 * weights + 2 * 2 * 64 * (1 + 2 + 3 + 4))
-    assert floor.floor_seconds(config, 1, 4, slow_products) == pytest.approx(operations / 1e3)
-    assert floor.measure("cpu", torch.float32).bytes_per_s > 0
+def test_figures() -> None:
+    row = figures(8, 256, {"engine_s": 2.0, "eager_s": 5.0}, roofline_s=1.2)
+    assert (row["images_per_s"], row["tokens_per_s"]) == (4, 1024)
+    assert row["step_ms"] == 7.8125
+    assert row["roofline_fraction"] == pytest.approx(0.6)
+    assert row["ratio"] == 2.5
+    assert "ratio" not in figures(8, 256, {"engine_s": 2.0}, roofline_s=1.2)
+
+
+def test_work_takes_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = 0.0, []
+    durations = {"engine_s": iter([9.0, 1.0, 3.0, 2.0]), "eager_s": iter([9.0, 4.0, 4.0, 5.0])}
+    monkeypatch.setattr("llamagen_server.bench.engine.time.perf_counter", lambda: now)
+
+    def once(name: str) -> None:
+        nonlocal now
+        now += next(durations[name])
+        calls.append(name)
+
+    work = {"engine_s": lambda: once("engine_s"), "eager_s": lambda: once("eager_s")}
+    assert median_seconds(work, repeat=3) == {"engine_s": 2.0, "eager_s": 4.0}
+    assert calls == ["engine_s", "eager_s"] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "A"}, "--size is A, must be one of B, L"),
+        ({"batch": (1, 0)}, "--batch is 0, must be at least 1"),
+        ({"repeat": 0}, "--repeat is 0, must be at least 1"),
+        ({"image_size": 20}, "--image-size is 20, must be a multiple of 16"),
+        ({"baseline": "compiled"}, "--baseline is compiled, must be eager"),
+        ({"model": Path("m"), "baseline": "eager"}, "--baseline needs --size"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EngineOptions(**options)  # type: ignore[arg-type]

@@ -1,102 +1,146 @@
-"""The load test's arithmetic, and a run of it against the app with a fake engine."""
+"""The load test's client, and ``llamagen bench serve`` against the app with a fake engine."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-import uvicorn
-from tests.llamagen_server.api.conftest import make_app
+from tests.helpers.app import make_app
+from tests.llamagen_server.playground.stand_in_server import serve
 
-from llamagen_server.bench import http as serve
-from llamagen_server.bench.http import Outcome, summary
+from llamagen_server.bench.http import LoadClient
+from llamagen_server.bench.load import Load, LoadOptions, arrival_times
+from llamagen_server.bench.outcomes import Outcome
+from llamagen_server.cli import main as cli
 
 
 @pytest.fixture
 def url(class_model_dir: Path) -> Iterator[str]:
-    app = make_app(class_model_dir)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        threading.Event().wait(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-
-
-def parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    serve.add_arguments(parser)
-    return parser.parse_args(words)
+    with serve(make_app(class_model_dir)) as address:
+        yield address
 
 
 @pytest.mark.parametrize("flags", [["--max-concurrency", "1", "4"], ["--request-rate", "200", "--partial-images", "2"]])
 def test_a_run(url: str, flags: list[str], tmp_path: Path) -> None:
     result = tmp_path / "r.json"
     words = ["--num-prompts", "12", "--num-warmups", "1", "--n", "2", "--goodput", "e2el:60000", *flags]
-    serve.run(parse("--base-url", url, "--save-result", str(result), *words))
-    rows = json.loads(result.read_text())["rows"]
-    assert len(rows) == (2 if "4" in flags else 1)
-    for row in rows:
+    cli.main(["bench", "serve", "--base-url", url, "--api-key", "secret", "--save-result", str(result), *words])
+    saved = json.loads(result.read_text())
+    assert (saved["settings"]["base_url"], saved["settings"]["num_prompts"]) == (url, 12)
+    assert "secret" not in result.read_text()
+    assert [row["load"] for row in saved["rows"]] == (["1 at a time", "4 at a time"] if "4" in flags else ["200/s"])
+    for row in saved["rows"]:
         assert (row["requests"], row["error_rate"]) == (12, 0)
-        assert (
-            row["images_per_s"] == pytest.approx(2 * row["requests_per_s"]) == pytest.approx(2 * row["goodput_per_s"])
-        )
+        images_per_s = pytest.approx(row["images_per_s"])
+        assert 2 * row["requests_per_s"] == images_per_s
+        assert 2 * row["goodput_per_s"] == images_per_s
         assert 0 < row["e2el_p50_ms"] <= row["e2el_p99_ms"]
         assert ("ttfp_p50_ms" in row) == ("--partial-images" in flags)
 
 
-def test_summary() -> None:
-    outcomes = [Outcome(pictures=1, times={"e2el": float(ms)}) for ms in range(1, 101)] + [Outcome(error="boom")]
-    row = summary(outcomes, 10.0, ["e2el"], [50, 99], 20)
-    assert (row["e2el_p50_ms"], row["e2el_p99_ms"]) == (50, 99)
-    assert (row["requests_per_s"], row["goodput_per_s"]) == (10, 2)
-    assert row["error_rate"] == pytest.approx(1 / 101)
-    assert row["first_error"] == "boom"
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self._yield = asyncio.sleep
+        monkeypatch.setattr("llamagen_server.bench.http.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("llamagen_server.bench.http.asyncio.sleep", self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._yield(0)  # tasks that are due run first
+        self.now += max(0.0, seconds)
 
 
-def test_arrivals_keep_their_rate() -> None:
-    times: list[float] = []
+class Recorder(LoadClient):
+    """Records when each request starts and how many are in flight. A request takes no time."""
 
-    class Recorder(serve._Run):
-        async def request(self, i: int) -> Outcome:
-            times.append(asyncio.get_running_loop().time())
-            return Outcome()
+    def __init__(self, options: LoadOptions, clock: Clock) -> None:
+        super().__init__(options, httpx.AsyncClient(), [])
+        self.clock = clock
+        self.starts: list[tuple[int, float]] = []
+        self.in_flight: set[int] = set()
+        self.most_in_flight = 0
 
-    args = parse("--num-prompts", "400", "--burstiness", "1")
-    asyncio.run(Recorder(args, None, []).all(serve.Load(rate=1000)))  # type: ignore[arg-type]
-    assert (times[-1] - times[0]) == pytest.approx(0.4, rel=0.3)
+    async def send(self, i: int) -> Outcome:
+        self.starts.append((i, self.clock.now))
+        self.in_flight.add(i)
+        self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
+        await asyncio.sleep(0)
+        self.in_flight.remove(i)
+        return Outcome(images=i)
+
+
+def test_an_open_loop_starts_requests_when_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = LoadOptions(num_prompts=20, burstiness=0.5, seed=3)
+    client = Recorder(options, Clock(monkeypatch))
+    outcomes = asyncio.run(client.run(Load(rate=5)))
+    assert client.starts == [(i, pytest.approx(due)) for i, due in enumerate(arrival_times(20, 5, 0.5, 3))]
+    assert [outcome.images for outcome in outcomes] == list(range(20))
+
+
+def test_a_closed_loop_keeps_its_concurrency(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Recorder(LoadOptions(num_prompts=20), Clock(monkeypatch))
+    outcomes = asyncio.run(client.run(Load(concurrency=3)))
+    assert client.most_in_flight == 3
+    assert [outcome.images for outcome in outcomes] == list(range(20))
+
+
+def outcomes_of(replies: dict[str, Any] | bytes, **options: Any) -> list[Outcome]:
+    """Outcomes of two requests to a server that always sends this JSON or this stream of events."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, content=replies) if isinstance(replies, bytes) else httpx.Response(200, json=replies)
+
+    async def run() -> list[Outcome]:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://test") as http:
+            return await LoadClient(LoadOptions(num_prompts=2, seed=5, **options), http, [{}]).run(Load(concurrency=1))
+
+    bodies: list[dict[str, Any]] = []
+    outcomes = asyncio.run(run())
+    assert bodies == [{"seed": 5000}, {"seed": 5001}]
+    return outcomes
+
+
+def test_a_reply_has_images_and_timings() -> None:
+    for outcome in outcomes_of({"images": [{}, {}, {}], "timings": {"engine_ms": 12.5}}):
+        assert (outcome.images, outcome.times["engine"], outcome.error) == (3, 12.5, None)
+
+
+def test_an_error_in_a_stream_is_an_error_of_the_request() -> None:
+    event = json.dumps({"type": "error", "error": {"message": "the engine stopped"}})
+    for outcome in outcomes_of(f"event: error\ndata: {event}\n\n".encode(), partial_images=1):
+        assert outcome.error == "the engine stopped"
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--percentile-metrics", "ttft"], "--percentile-metrics has 'ttft', must be of e2el, ttfp"),
-        (["--goodput", "ttft:3"], "--goodput such as e2el:2000"),
-        (["--request-rate", "-1"], "must be positive"),
-        (["--base-url", "http://127.0.0.1:9"], "does not answer"),
+        (["--metric-percentiles", "50,x"], "--metric-percentiles is '50,x', must be numbers such as 50,99"),
+        (["--goodput", "ttft:3"], "--goodput is 'ttft:3', must be e2el and milliseconds, such as e2el:2000"),
+        (["--goodput", "e2el:fast"], "--goodput is 'e2el:fast', must be"),
+        (["--request-rate", "-1"], "--request-rate is -1, must be positive"),
+        (["--base-url", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer"),
     ],
 )
-def test_bad_flags(flags: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        serve.run(parse(*flags))
+def test_wrong_flags_are_refused(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "serve", *flags])
+    assert end.value.code == 2
+    assert f"llamagen bench: {message}" in capsys.readouterr().err
 
 
-def test_figures_of_the_servers_metrics() -> None:
-    name = "llamagen_event_loop_lag_seconds"
-    before = {(f"{name}_bucket", bound): 10.0 for bound in ("0.01", "0.1", "+Inf")}
-    after = {(f"{name}_bucket", "0.01"): 108.0, (f"{name}_bucket", "0.1"): 110.0, (f"{name}_bucket", "+Inf"): 110.0}
-    assert serve._quantile(before, after, name, 0.9) == 0.01
-    assert serve._quantile(before, after, name, 0.99) == 0.1
-    assert serve._quantile(before, before, name, 0.99) == 0
-    late = after | {(f"{name}_bucket", "+Inf"): 500.0}
-    assert serve._quantile(before, late, name, 0.99) == 0.1
-    totals = [{(f"{name}_sum", ""): total, (f"{name}_count", ""): count} for total, count in ((1.0, 2.0), (4.0, 4.0))]
-    assert serve._mean(*totals, name) == 1.5
-    assert serve._mean({}, {}, name) == 0
+@pytest.mark.parametrize("benchmark", ["engine", "serve"])
+def test_help_ends_with_an_example(benchmark: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["bench", benchmark, "--help"])
+    *_, heading, example = capsys.readouterr().out.splitlines()
+    assert heading == "example:"
+    assert example.startswith(f"  llamagen bench {benchmark} ")

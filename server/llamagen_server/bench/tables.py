@@ -1,0 +1,41 @@
+"""Markdown tables of measured figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+ENGINE_COLUMNS = {
+    "engine_s": ("seconds", 2),
+    "images_per_s": ("images/s", 3),
+    "tokens_per_s": ("tokens/s", 1),
+    "step_ms": ("ms per step", 1),
+    "roofline_s": ("roofline, s", 2),
+    "roofline_fraction": ("fraction of roofline", 2),
+    "eager_s": ("eager, s", 2),
+    "ratio": ("times as fast as eager", 2),
+}
+"""Heading and digits of each figure of `llamagen_server.bench.engine.figures`. The last two need the baseline."""
+
+
+def engine_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of ``llamagen bench engine``: one line per batch size."""
+    columns = {name: column for name, column in ENGINE_COLUMNS.items() if name in rows[0]}
+    lines = [[str(row["batch"]), *(f"{row[name]:.{digits}f}" for name, (_, digits) in columns.items())] for row in rows]
+    return _table(["batch", *(heading for heading, _ in columns.values())], lines)
+
+
+def load_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of ``llamagen bench serve``: one line per load, floats with three significant digits."""
+    names = [name for name in rows[0] if name != "first_error"]
+    return _table(names, ([_text(row.get(name, "")) for name in names] for row in rows))
+
+
+def _text(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    text = [f"| {' | '.join(line)} |" for line in [headings, *lines]]
+    text.insert(1, "|---" * len(headings) + "|")
+    return "\n".join(text)

@@ -1,0 +1,35 @@
+"""``llamagen bench``: speed of the engine alone, and of a running server."""
+
+from __future__ import annotations
+
+import argparse
+
+from llamagen_server.cli import bench_engine, bench_http
+
+BENCHMARKS = {
+    "engine": (bench_engine, "time the engine alone, without text encoder and image tokenizer"),
+    "serve": (bench_http, "run a load test on a running server"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    benchmarks = parser.add_subparsers(metavar="BENCHMARK", required=True)
+    for name, (module, text) in BENCHMARKS.items():
+        command = benchmarks.add_parser(
+            name,
+            help=text,
+            description=text.capitalize() + ".",
+            epilog=module.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(benchmark=module.run)
+        module.add_arguments(command)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the chosen benchmark.
+
+    Raises:
+        ValueError: an argument is wrong, or the server does not answer.
+    """
+    args.benchmark(args)
