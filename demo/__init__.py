@@ -1,1 +1,1 @@
-"""The recipe of the embedded demo model: renders scenes, trains the models on them and checks what they draw."""
+"""Recipe of the embedded demo model: renders scenes, trains both models on them and checks generated images."""

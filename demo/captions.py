@@ -1,4 +1,4 @@
-"""Captions of scenes in varied English, each with the list of what it says, and the split into seen and held out."""
+"""Captions of scenes in varied English, each with the attributes it states, and the training / held-out split."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from demo.scenes import Scene, sample_scene
 
 HELD_OUT_SHARE = 0.1
+"""Share of the compositions on which the language model is never trained."""
 NUM_TEST_CAPTIONS = 300
 TEST_SEED = 20240606
 
+# A word listed twice is chosen twice as often.
 SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "large": ("large", "large", "big", "huge")}
 BACKGROUND_WORDS = {"grey": ("grey", "gray"), "navy": ("navy", "dark blue", "navy blue")}
 MIDDLE = ("centre", "center", "middle")
@@ -25,10 +27,11 @@ RELATION_WORDS = {
 
 @dataclass(frozen=True)
 class Attribute:
-    """One statement of a caption that pixels can confirm or refute.
+    """One statement of a caption, which pixels can confirm or refute.
 
-    ``kind`` is count, background, position, relation, shape, colour or size; ``value`` is its word in `demo.scenes`
-    ("top left" for a position); ``index`` is the object that it is about, in the order of the caption, or None.
+    ``kind`` is count, background, position, relation, shape, colour or size. ``value`` is the corresponding word of
+    `demo.scenes`, such as "top left" for a position. ``index`` is the described object, counted in the order of the
+    caption; None for a statement about the whole scene.
     """
 
     kind: str
@@ -43,21 +46,21 @@ class Caption:
 
 
 def composition(scene: Scene) -> str:
-    """What makes a scene another one for the split: everything that a caption can say, without exact coordinates."""
+    """Identity of a scene for the split: everything that a caption can state, without exact coordinates."""
     looks = [f"{o.size} {o.colour} {o.shape}" for o in scene.objects]
     where = scene.relation or " ".join(scene.position or ())
     return "|".join([*looks, where, scene.background])
 
 
 def is_held_out(scene: Scene) -> bool:
-    """True for a fixed tenth of the compositions. A pair is held out however it is described (A over B, B under A)."""
+    """True for a fixed tenth of the compositions, whichever object of a pair comes first (A above B, B below A)."""
     keys = (composition(s) for s in (scene, mirrored(scene)))
     digest = hashlib.sha256(min(keys).encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE
 
 
 def mirrored(scene: Scene) -> Scene:
-    """The same picture with its objects in the other order."""
+    """The same image, described with its objects in the opposite order."""
     if scene.relation is None:
         return scene
     opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -65,20 +68,20 @@ def mirrored(scene: Scene) -> Scene:
 
 
 def sample_split(rng: random.Random, held_out: bool) -> Scene:
-    """Draws scenes until one belongs to the wanted part."""
+    """Samples scenes until one belongs to the requested part of the split."""
     while is_held_out(scene := sample_scene(rng)) != held_out:
         pass
     return scene
 
 
 def held_out_captions(count: int = NUM_TEST_CAPTIONS) -> list[Caption]:
-    """The held-out captions, always the same ones. None of their compositions is ever trained on."""
+    """A fixed list of captions of held-out compositions."""
     rng = random.Random(TEST_SEED)
     return [sample_caption(rng, sample_split(rng, held_out=True)) for _ in range(count)]
 
 
 def sample_caption(rng: random.Random, scene: Scene) -> Caption:
-    """Words a scene at random. What is left out of the text is left out of the attributes."""
+    """Describes a scene in random words. Attributes omitted from the text are omitted from the list as well."""
     if scene.relation and rng.random() < 0.5:
         scene = mirrored(scene)
     text, attributes = _single(rng, scene) if len(scene.objects) == 1 else _pair(rng, scene)
@@ -108,7 +111,7 @@ def _pair(rng: random.Random, scene: Scene) -> tuple[str, list[Attribute]]:
 
 
 def _noun_phrase(rng: random.Random, scene: Scene, index: int) -> tuple[str, list[Attribute]]:
-    """ "a large red circle", without the size in one case of five and now and then without colour or shape."""
+    """A phrase such as "a large red circle". It lacks the size in one case of five; rarely the colour or shape."""
     obj = scene.objects[index]
     words, attributes = [], []
     if rng.random() < 0.8:

@@ -1,4 +1,4 @@
-"""Measures how well a server's pictures follow their captions, on the held-out captions, for several guidance scales.
+"""Measures how well a server's images follow the held-out captions and prints a table by guidance scale.
 
 make serve                  # in another terminal
 python -m demo.evaluate
@@ -27,58 +27,63 @@ logger = logging.getLogger(__name__)
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 KINDS = ("count", "shape", "colour", "size", "position", "relation", "background")
 CONCURRENCY = 32
+"""Simultaneous requests."""
 
 
 @dataclass
 class Adherence:
-    """Counts over pictures.
+    """Counts over images."""
 
-    How many show every attribute, and per kind how many attributes were shown and asked for.
-    """
-
-    pictures: int = 0
-    right: int = 0
+    images: int = 0
+    correct: int = 0
+    """Images that show every attribute of their caption."""
+    stated: Counter[str] = field(default_factory=Counter)
+    """Attributes stated by the captions, by kind."""
     shown: Counter[str] = field(default_factory=Counter)
-    asked: Counter[str] = field(default_factory=Counter)
+    """Stated attributes that the images show, by kind."""
 
     def add(self, image: np.ndarray, caption: Caption) -> None:
         failures = check(image, caption.attributes)
-        self.pictures += 1
-        self.right += not failures
-        self.asked.update(a.kind for a in caption.attributes)
+        self.images += 1
+        self.correct += not failures
+        self.stated.update(a.kind for a in caption.attributes)
         self.shown.update(a.kind for a in caption.attributes if a not in failures)
 
     @property
     def share(self) -> float:
-        """Share of the pictures that show every attribute named."""
-        return self.right / self.pictures
+        """Share of the images that show every attribute of their caption."""
+        return self.correct / self.images
 
     def row(self) -> list[str]:
-        return [f"{self.share:.3f}", *(f"{self.shown[k] / max(self.asked[k], 1):.3f}" for k in KINDS)]
+        """Cells of `table`: the share of correct images, then the share of shown attributes of each kind."""
+        return [f"{self.share:.3f}", *(f"{self.shown[k] / max(self.stated[k], 1):.3f}" for k in KINDS)]
 
 
 def measure(url: str, captions: Sequence[Caption], **settings: Any) -> Adherence:
-    """Has a server at ``url`` draw one picture per caption and checks it.
+    """Generates one image per caption on the server at ``url`` and checks it. Caption i uses seed i.
 
     Args:
-        settings: further fields of ``POST /generate``. Caption i is drawn with seed i.
+        settings: further fields of ``POST /generate``.
+
+    Raises:
+        httpx.HTTPStatusError: the server rejects a request.
     """
     with httpx.Client(base_url=url, timeout=300) as client, ThreadPoolExecutor(CONCURRENCY) as threads:
 
-        def draw(seed: int) -> np.ndarray:
+        def generate(seed: int) -> np.ndarray:
             body = {"prompt": captions[seed].text, "seed": seed, **settings}
             reply = client.post("/generate", json=body, headers={"accept": "image/png"})
             reply.raise_for_status()
             return np.asarray(Image.open(io.BytesIO(reply.content)))
 
         adherence = Adherence()
-        for image, caption in zip(threads.map(draw, range(len(captions))), captions, strict=True):
+        for image, caption in zip(threads.map(generate, range(len(captions))), captions, strict=True):
             adherence.add(image, caption)
         return adherence
 
 
 def table(results: dict[float, Adherence]) -> str:
-    """A markdown table with one row per scale."""
+    """Markdown table with one row per guidance scale."""
     head = ["cfg_scale", "all", *KINDS]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join([f"{scale:g}", *result.row()]) + " |" for scale, result in results.items()]
@@ -87,9 +92,9 @@ def table(results: dict[float, Adherence]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
-    parser.add_argument("--captions", type=int, default=NUM_TEST_CAPTIONS)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of the server")
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales")
+    parser.add_argument("--captions", type=int, default=NUM_TEST_CAPTIONS, help="number of captions")
     parser.add_argument("--top-k", type=int, help="default: the model's")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
@@ -99,7 +104,7 @@ def main() -> None:
     results = {}
     for scale in args.scales:
         results[scale] = measure(args.url, captions, cfg_scale=scale, **settings)
-        logger.info("cfg_scale %g: %.3f of %d pictures", scale, results[scale].share, len(captions))
+        logger.info("cfg_scale %g: %.3f of %d images", scale, results[scale].share, len(captions))
     print(table(results))
 
 

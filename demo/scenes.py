@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes: what can be in one, how one is drawn at random, and how it is rendered."""
+"""Scenes of coloured shapes: their contents, random sampling and rendering."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 IMAGE_SIZE = 128
+"""Side of an image in pixels."""
 SUPERSAMPLING = 8
 PATCH = 16
-"""Pixels per code along one side. Objects stand on the grid of patches and never share one, so that there are only
-about 2,100 different patches: a codebook can have one code for each, and a code does not depend on what stands
-elsewhere."""
+"""Side of a patch in pixels; each patch is one image token.
+
+Objects are aligned to the grid of patches and never share a patch. All scenes together therefore have only 1893
+distinct patches, so that each can have its own code, and a code never depends on objects elsewhere.
+"""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 52, 48),
@@ -47,19 +50,19 @@ HALF_EXTENTS: dict[tuple[str, str], int] = {
     ("triangle", "large"): 22,
     ("diamond", "large"): 23,
 }
-"""Half the side of the bounding box in pixels, chosen so that shapes of one size look equally big."""
+"""Half the side of the bounding box in pixels. All shapes of one size look equally big."""
 
 SPANS = {"small": PATCH, "large": 3 * PATCH // 2}
-"""Half the side of the square of patches that an object has to itself: 2 x 2 or 3 x 3 of them."""
+"""Half the side, in pixels, of the square that an object has to itself: 2 x 2 or 3 x 3 patches."""
 
 CENTRES = {size: range(span, IMAGE_SIZE - span + 1, PATCH) for size, span in SPANS.items()}
-"""Where the centre of an object can be, along one axis."""
+"""Possible centres of an object along one axis, in pixels, by size."""
 
 ZONES = {
     "small": ((16, 32), (64,), (96, 112)),
     "large": ((24,), (56, 72), (104,)),
 }
-"""Centres along one axis, by size, of an object that stands alone: start, middle and end of the axis."""
+"""Possible centres of a single object along one axis, in pixels, by size: at the start, middle and end."""
 COLUMNS = ("left", "centre", "right")
 ROWS = ("top", "centre", "bottom")
 POSITIONS = tuple((row, column) for row in ROWS for column in COLUMNS)
@@ -67,7 +70,7 @@ POSITIONS = tuple((row, column) for row in ROWS for column in COLUMNS)
 
 @dataclass(frozen=True)
 class Obj:
-    """One shape; ``x`` and ``y`` are the centre of its bounding box in pixels, ``y`` downwards."""
+    """One shape. ``x`` and ``y`` are the centre of its bounding box in pixels; ``y`` grows downwards."""
 
     shape: str
     colour: str
@@ -77,7 +80,7 @@ class Obj:
 
     @property
     def half(self) -> int:
-        """Half the side of the bounding box, pixels."""
+        """Half the side of the bounding box in pixels."""
         return HALF_EXTENTS[self.shape, self.size]
 
 
@@ -85,8 +88,8 @@ class Obj:
 class Scene:
     """One or two objects on a plain background.
 
-    With one object ``position`` is its (row, column) of the 3 x 3 regions; with two, ``relation`` is where the first
-    stands as seen from the second.
+    A scene of one object has a ``position``: the (row, column) of its region, one of 3 x 3. A scene of two has a
+    ``relation``: the place of the first object relative to the second.
     """
 
     background: str
@@ -96,7 +99,7 @@ class Scene:
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """Draws a scene: two times out of five with one object, else with two."""
+    """Samples a scene; it has one object with probability 0.4, otherwise two."""
     background = rng.choice(list(BACKGROUNDS))
     return _sample_single(rng, background) if rng.random() < 0.4 else _sample_pair(rng, background)
 
@@ -127,30 +130,34 @@ def _sample_pair(rng: random.Random, background: str) -> Scene:
 
 
 def _sample_along(rng: random.Random, first: str, second: str) -> tuple[int, int]:
-    """Centres along the axis of the relation, by size: the first nearer to the start, no patch shared."""
+    """Centres of objects of two sizes along the axis of their relation. The first precedes; no patch is shared."""
     apart = SPANS[first] + SPANS[second]
     return rng.choice([(a, b) for a in CENTRES[first] for b in CENTRES[second] if b - a >= apart])
 
 
 def _sample_across(rng: random.Random, size_a: str, size_b: str) -> tuple[int, int]:
-    """Centres along the other axis, so close together that only one relation holds."""
+    """Centres along the other axis. They are at most one patch apart, so that only one relation holds."""
     return rng.choice([(a, b) for a in CENTRES[size_a] for b in CENTRES[size_b] if abs(a - b) <= PATCH])
 
 
 @cache
 def shape_mask(shape: str, half: int) -> np.ndarray:
-    """Coverage of a shape in its bounding box, float32 [2 * half, 2 * half] in [0, 1], anti-aliased."""
+    """Anti-aliased coverage of a shape in its bounding box, float32 [2 * half, 2 * half] in [0, 1].
+
+    Raises:
+        ValueError: the shape is unknown.
+    """
     side = 2 * half * SUPERSAMPLING
     image = Image.new("L", (side, side), 0)
-    draw, end = ImageDraw.Draw(image), side - 1
+    brush, end = ImageDraw.Draw(image), side - 1
     if shape == "circle":
-        draw.ellipse((0, 0, end, end), fill=255)
+        brush.ellipse((0, 0, end, end), fill=255)
     elif shape == "square":
-        draw.rectangle((0, 0, end, end), fill=255)
+        brush.rectangle((0, 0, end, end), fill=255)
     elif shape == "triangle":
-        draw.polygon([(side / 2, 0), (end, end), (0, end)], fill=255)
+        brush.polygon([(side / 2, 0), (end, end), (0, end)], fill=255)
     elif shape == "diamond":
-        draw.polygon([(side / 2, 0), (end, side / 2), (side / 2, end), (0, side / 2)], fill=255)
+        brush.polygon([(side / 2, 0), (end, side / 2), (side / 2, end), (0, side / 2)], fill=255)
     else:
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
     small = image.resize((2 * half, 2 * half), Image.Resampling.BOX)
@@ -158,7 +165,7 @@ def shape_mask(shape: str, half: int) -> np.ndarray:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Renders a scene to pixels, uint8 [IMAGE_SIZE, IMAGE_SIZE, 3], RGB."""
+    """Renders a scene as RGB pixels, uint8 [IMAGE_SIZE, IMAGE_SIZE, 3]."""
     pixels = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.float32)
     pixels[:] = BACKGROUNDS[scene.background]
     for obj in scene.objects:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from demo.captions import Attribute, sample_caption
-from demo.checker import check, look
+from demo.checker import check, find_objects
 from demo.scenes import BACKGROUNDS, COLOURS, POSITIONS, RELATIONS, SHAPES, SIZES, Obj, Scene, render, sample_scene
 
 VALUES = {
@@ -20,7 +20,7 @@ VALUES = {
 }
 
 
-def test_clean_renders_pass() -> None:
+def test_rendered_scenes_show_their_captions() -> None:
     rng = random.Random(1)
     for _ in range(200):
         scene = sample_scene(rng)
@@ -28,6 +28,7 @@ def test_clean_renders_pass() -> None:
 
 
 def full_description(scene: Scene) -> list[Attribute]:
+    """All attributes that a caption of the scene may state."""
     where = (
         Attribute("relation", scene.relation)
         if scene.relation
@@ -50,7 +51,7 @@ def test_a_changed_attribute_is_reported() -> None:
                 assert failures == [wrong]
 
 
-def test_missing_object_fails() -> None:
+def test_a_missing_object_fails_with_its_attributes() -> None:
     scene = Scene("white", (Obj("circle", "red", "large", 64, 64),), position=("centre", "centre"))
     second = [Attribute("shape", "square", 1), Attribute("relation", "above")]
     assert check(render(scene), [Attribute("count", "2"), Attribute("shape", "circle", 0), *second]) == [
@@ -59,18 +60,18 @@ def test_missing_object_fails() -> None:
     ]
 
 
-def test_looks_through_noise_and_blur() -> None:
+def test_noise_does_not_hide_an_object() -> None:
     scene = Scene("beige", (Obj("diamond", "pink", "small", 32, 96),), position=("bottom", "left"))
     noise = np.random.default_rng(0).normal(0, 8, (128, 128, 3))
-    background, objects = look(np.clip(render(scene) + noise, 0, 255).astype(np.uint8))
+    background, objects = find_objects(np.clip(render(scene) + noise, 0, 255).astype(np.uint8))
     assert background == "beige"
     assert [(o.shape, o.colour, o.size, o.position) for o in objects] == [("diamond", "pink", "small", "bottom left")]
 
 
-def test_plain_image_shows_no_object() -> None:
-    assert look(np.full((128, 128, 3), 250, np.uint8)) == ("white", [])
+def test_a_plain_image_shows_no_object() -> None:
+    assert find_objects(np.full((128, 128, 3), 250, np.uint8)) == ("white", [])
 
 
-def test_wrong_shape_is_refused() -> None:
+def test_an_image_of_another_size_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"image is uint8 \(64, 64, 3\)"):
         check(np.zeros((64, 64, 3), np.uint8), [])
