@@ -1,8 +1,8 @@
-"""Lets the language model see, while it is trained, what codes have in common.
+"""Shares knowledge between similar codes while the language model is trained.
 
-To a table of embeddings two codes are as different as any others, and each row learns from its own few occurrences.
-Here a row is the usual free one plus a trained projection of what the code's patch shows, so that what is learned of
-one red circle holds for all. Afterwards both are added up into the ordinary table.
+In an ordinary embedding table all codes are equally different, and each embedding learns only from the few occurrences
+of its own code. Here an embedding is the usual trained vector plus a trained projection of the patch's features, so
+that everything learned about one red circle applies to all. After training the sums become ordinary tables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from demo.model import GPT
 
 
 class AddFeatures(nn.Module):
-    """A table [N, dim] plus the projection of features [N, F]."""
+    """Parametrization of a table [N, dim]: adds a trained projection of features [N, F]."""
 
     def __init__(self, features: Tensor, dim: int) -> None:
         super().__init__()
@@ -27,15 +27,16 @@ class AddFeatures(nn.Module):
 
 
 def add_features(gpt: GPT, features: Tensor) -> None:
-    """Makes the tables of codes, at the input and at the output, sums of free rows and projected features.
+    """Adds projected features to the input embeddings and to the output projection.
 
-    ``features`` is float32 [vocab_size, F], see `demo.patches.PatchTable`.
+    Args:
+        features: float32 [vocab_size, F], see `demo.patches.PatchTable`.
     """
     for module in (gpt.tok_embeddings, gpt.output):
         parametrize.register_parametrization(module, "weight", AddFeatures(features, gpt.config.dim))
 
 
 def merge_features(gpt: GPT) -> None:
-    """Adds the sums up into ordinary tables under their official names."""
+    """Replaces the sums by ordinary tables under their official names."""
     for module in (gpt.tok_embeddings, gpt.output):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -1,9 +1,9 @@
-"""Writes the trained models as the official code has them, for ``llamagen convert``.
+"""Writes the trained models in the official checkpoint format, as input for ``llamagen convert``.
 
     python -m demo.export --vq demo/runs/vq128/checkpoint.pt --ar demo/runs/ar/checkpoint.pt --out demo/runs/export
 
-``gpt.pt`` and ``vq.pt`` are ``{"model": weights}``; ``gpt_config.json`` and ``vq_config.json`` have their ModelArgs
-fields; ``text_encoder/`` is a Hugging Face folder. Weights are float16.
+``gpt.pt`` and ``vq.pt`` contain ``{"model": weights}``, ``gpt_config.json`` and ``vq_config.json`` the fields of the
+official ``ModelArgs``. ``text_encoder/`` is a Hugging Face model directory. All weights are float16.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ from llamagen_tokenizer.model import VQModel
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 25_000_000
+"""Maximum size of all exported files together."""
 
 
-def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in float16, contiguous copies.
+def to_float16(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous float16 copies of the weights.
 
     Raises:
-        ValueError: a weight does not fit float16.
+        ValueError: a weight is outside the range of float16.
     """
     cast = {name: value.to(torch.float16).contiguous().clone() for name, value in weights.items()}
     if bad := [name for name, value in cast.items() if not torch.isfinite(value).all()]:
-        raise ValueError(f"weights beyond float16: {', '.join(bad)}")
+        raise ValueError(f"weights outside the range of float16: {', '.join(bad)}")
     return cast
 
 
 def export(models: TextToImage, vq: VQModel, out: Path) -> int:
-    """Writes everything under ``out``; gives the bytes written.
+    """Writes all files to ``out`` and returns their total size in bytes.
 
     Raises:
-        ValueError: together the files are larger than MAX_BYTES.
+        ValueError: a weight is outside the range of float16, or the total exceeds MAX_BYTES.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": halved(models.gpt.state_dict())}, out / "gpt.pt")
-    torch.save({"model": halved(vq.state_dict())}, out / "vq.pt")
+    torch.save({"model": to_float16(models.gpt.state_dict())}, out / "gpt.pt")
+    torch.save({"model": to_float16(vq.state_dict())}, out / "vq.pt")
     _write_json(out / "gpt_config.json", asdict(models.gpt.config))
     _write_json(out / "vq_config.json", asdict(vq.config))
     models.encoder.model.to(torch.float16)
     models.encoder.save(out / "text_encoder")
     models.encoder.model.to(torch.float32)
-    (out / "text_encoder" / "model.safetensors").chmod(0o644)  # written for the owner alone
+    (out / "text_encoder" / "model.safetensors").chmod(0o644)  # save_pretrained lets only the owner read it
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     if size > MAX_BYTES:
         raise ValueError(f"{out}: {size} bytes, at most {MAX_BYTES} are allowed")
@@ -66,9 +67,9 @@ def _write_json(path: Path, values: dict[str, object]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vq", type=Path, default=Path("demo/runs/vq128/checkpoint.pt"))
-    parser.add_argument("--ar", type=Path, default=Path("demo/runs/ar/checkpoint.pt"))
-    parser.add_argument("--out", type=Path, default=Path("demo/runs/export"))
+    parser.add_argument("--vq", type=Path, help="image tokenizer", default=Path("demo/runs/vq128/checkpoint.pt"))
+    parser.add_argument("--ar", type=Path, help="language model", default=Path("demo/runs/ar/checkpoint.pt"))
+    parser.add_argument("--out", type=Path, help="directory to write", default=Path("demo/runs/export"))
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     size = export(load_trained_ar(args.ar), load_trained_vq(args.vq), args.out)

@@ -1,7 +1,7 @@
-"""LlamaGen for text in plain PyTorch: what is trained here, under the key names of the official ``gpt.py``.
+"""Text-conditional LlamaGen in plain PyTorch, for training. Parameters have the names of the official ``gpt.py``.
 
-Condition tokens have an all-zero rotary table; image token i has the angles of its grid cell. Padding of the caption is
-on the left and masked, so a batch is padded to its longest caption and not to ``cls_token_num``.
+The rotary table is all zero for condition tokens; an image token has the angles of its grid cell. Captions are padded
+on the left and the padding is masked, so a batch is padded to its longest caption instead of ``cls_token_num``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llamagen_server.bench.eager import RMSNorm, rotate
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The fields of the official ``ModelArgs`` that decide shapes and numbers, for text models."""
+    """Fields of the official ``ModelArgs`` that determine the shapes and numbers of a text-conditional model."""
 
     dim: int = 256
     n_layer: int = 5
@@ -44,7 +44,7 @@ class GPTConfig:
 
     @property
     def grid(self) -> int:
-        """Codes per side."""
+        """Image tokens per side."""
         return round(self.block_size**0.5)
 
     @property
@@ -56,9 +56,9 @@ class GPTConfig:
 
 
 def rotary_table(config: GPTConfig) -> Tensor:
-    """Cosines and sines of the image tokens, [block_size, head_dim / 2, 2].
+    """Cosines and sines of the image tokens, float32 [block_size, head_dim / 2, 2].
 
-    First half of the pairs rows, then columns.
+    The first half of the pairs encodes the row of the grid, the second half the column.
     """
     quarter = config.head_dim // 4
     frequencies = config.rope_base ** (-torch.arange(quarter).double() * 2 / (config.head_dim // 2))
@@ -79,7 +79,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, table: Tensor, mask: Tensor) -> Tensor:
         """x [B, L, dim], table [L, head_dim / 2, 2], mask bool [B, 1, L, L] -> [B, L, dim]."""
         q, k, v = (p.unflatten(-1, (-1, self.config.head_dim)) for p in self.wqkv(x).split(self.widths, dim=-1))
-        table = table[:, None]  # the same for all heads
+        table = table[:, None]  # shared by all heads
         q, k, v = rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2), v.transpose(1, 2)
         grouped = self.config.kv_heads != self.config.n_head
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
@@ -121,9 +121,9 @@ class CaptionProjection(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Projects text features; ``uncond_embedding`` stands in for the text of the unconditional stream.
+    """Projects text features. ``uncond_embedding`` replaces the text in the unconditional branch.
 
-    A buffer in the official code, a trained parameter here: the checkpoint has the same key.
+    ``uncond_embedding`` is a buffer in the official code and a trained parameter here; its key is the same.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -133,7 +133,7 @@ class CaptionEmbedder(nn.Module):
         self.uncond_embedding = nn.Parameter(torch.randn(shape) / config.caption_dim**0.5)
 
     def unconditional(self, length: int) -> Tensor:
-        """The rows for captions that were padded to ``length``: the last ones, [length, caption_dim]."""
+        """Unconditional embedding for captions padded to ``length``: its last positions, [length, caption_dim]."""
         return self.uncond_embedding[len(self.uncond_embedding) - length :]
 
 
@@ -150,10 +150,16 @@ class GPT(nn.Module):
         self.apply(_initialise)
 
     def forward(self, text: Tensor, valid: Tensor, codes: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Teacher forcing: logits of all image tokens, float32 [B, n + 1, vocab_size], row i predicts code i.
+        """Computes the logits of the image tokens with teacher forcing; those at position i predict code i.
 
-        ``text`` [B, T, caption_dim] and ``valid`` bool [B, T], padded on the left; ``codes`` int64 [B, n]; ``drop``
-        bool [B]: these rows get the unconditional embedding, behind the same mask.
+        Args:
+            text: hidden states of the captions [B, T, caption_dim], padded on the left.
+            valid: bool [B, T], false where ``text`` is padding.
+            codes: int64 [B, n].
+            drop: bool [B]; true replaces the text with the unconditional embedding, under the same mask.
+
+        Returns:
+            float32 [B, n + 1, vocab_size].
         """
         conditions = text.shape[1]
         if drop is not None:
@@ -168,7 +174,10 @@ class GPT(nn.Module):
 
 
 def attention_mask(valid: Tensor, length: int) -> Tensor:
-    """Causal, without padded text (except each slot to itself), bool [B, 1, length, length]."""
+    """Causal mask without the padding of the text, bool [B, 1, length, length].
+
+    Every position attends at least to itself: a softmax over nothing would be NaN.
+    """
     columns = F.pad(valid, (0, length - valid.shape[1]), value=True)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     return ((causal & columns[:, None]) | torch.eye(length, dtype=torch.bool))[:, None]

@@ -1,4 +1,4 @@
-"""The text encoder: a small T5 encoder and its tokenizer, both in the Hugging Face format."""
+"""A small T5 text encoder and its text tokenizer, both in the Hugging Face format."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ VOCAB_SIZE = 512
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
-def train_tokenizer(max_length: int, seed: int = 0, captions: int = 5000) -> PreTrainedTokenizerFast:
-    """A lower-casing byte-level BPE tokenizer, trained on captions.
+def train_text_tokenizer(max_length: int, seed: int = 0, captions: int = 5000) -> PreTrainedTokenizerFast:
+    """Trains a lower-casing, byte-level BPE tokenizer on random captions.
 
-    Any text has tokens. Ends with ``</s>``, pad id 0.
+    It encodes any text, ends it with ``</s>`` and pads on the right with id 0.
+
+    Args:
+        max_length: maximum number of text tokens of a caption, ``</s>`` included.
+        captions: number of captions to train on.
     """
+    tokenizer = _byte_level_bpe()
     rng = random.Random(seed)
-    tokenizer = Tokenizer(models.BPE(unk_token=None))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
+    texts = (sample_caption(rng, sample_scene(rng)).text for _ in range(captions))
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
         special_tokens=[PAD, END, UNKNOWN],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (sample_caption(rng, sample_scene(rng)).text for _ in range(captions))
     tokenizer.train_from_iterator(texts, trainer)
     end = tokenizer.token_to_id(END)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, end)])
@@ -46,6 +47,15 @@ def train_tokenizer(max_length: int, seed: int = 0, captions: int = 5000) -> Pre
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
+
+
+def _byte_level_bpe() -> Tokenizer:
+    """An untrained BPE tokenizer of lower-case bytes."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def t5_config(dim: int) -> T5Config:
@@ -67,7 +77,7 @@ def t5_config(dim: int) -> T5Config:
 
 
 class TextEncoder(nn.Module):
-    """Captions to features. Padding is moved to the left, as LlamaGen's samplers do."""
+    """Encodes captions as hidden states. It moves the padding to the left, as LlamaGen's samplers do."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, model: T5EncoderModel, max_length: int) -> None:
         super().__init__()
@@ -75,23 +85,26 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_scratch(cls, dim: int, max_length: int, seed: int = 0) -> TextEncoder:
-        return cls(train_tokenizer(max_length, seed), T5EncoderModel(t5_config(dim)), max_length)
+        """A text encoder with random weights and a newly trained text tokenizer."""
+        return cls(train_text_tokenizer(max_length, seed), T5EncoderModel(t5_config(dim)), max_length)
 
     def save(self, directory: Path) -> None:
+        """Writes the model and the text tokenizer to one Hugging Face directory."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 
     def forward(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Features float [B, T, d_model], zero where padded, and a bool mask [B, T].
+        """Encodes captions, padded on the left to the T tokens of the longest one.
 
-        T is the longest caption's length.
+        Returns:
+            Hidden states [B, T, d_model], zero where padded, and a mask, bool [B, T], false where padded.
         """
         batch = self.tokenizer(
             list(captions), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         )
         valid = batch["attention_mask"].bool()
-        features = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        order = valid.long().argsort(dim=1, stable=True)  # padding first, tokens in their order
-        features = features.gather(1, order[..., None].expand_as(features))
+        hidden = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        order = valid.long().argsort(dim=1, stable=True)  # padding first; the stable sort keeps the order of the tokens
+        hidden = hidden.gather(1, order[..., None].expand_as(hidden))
         valid = valid.gather(1, order)
-        return features * valid[..., None], valid
+        return hidden * valid[..., None], valid

@@ -2,8 +2,8 @@
 
     python -m demo.train_ar --out demo/runs/ar --minutes 40
 
-Scenes, captions and codes are made afresh for every step. The codes are the numbers of the scene's patches, so this
-can run before the tokenizer is trained, or beside it.
+Every step uses new scenes, captions and codes. The codes follow from the scene's patches (`demo.patches`), so training
+does not need a trained image tokenizer.
 """
 
 from __future__ import annotations
@@ -18,27 +18,34 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from demo.captions import sample_caption, sample_split
+from demo.checkpoint import load_trained
 from demo.code_features import add_features, merge_features
 from demo.model import GPT, GPTConfig
 from demo.patches import patch_table
 from demo.scenes import Scene, render
 from demo.text_encoder import TextEncoder
-from demo.training import Budget, Trainer, load_trained, run, start, training_parser
+from demo.training import Budget, Trainer, run, set_up, training_parser
 
 CONFIG = GPTConfig(vocab_size=len(patch_table()))
 BATCH = 64
 
 
 class TextToImage(nn.Module):
-    """The two models that are trained together."""
+    """The language model and the text encoder, which are trained together."""
 
     def __init__(self, gpt: GPT, encoder: TextEncoder) -> None:
         super().__init__()
         self.gpt, self.encoder = gpt, encoder
 
     def loss(self, captions: list[str], codes: Tensor, drop: Tensor) -> Tensor:
-        """Mean cross-entropy of the codes, int64 [B, block_size]; ``drop`` bool [B] hides these captions' text."""
-        # On a CPU the fused attention's backward pass is slow where there is a mask.
+        """Mean cross-entropy of the codes, a scalar.
+
+        Args:
+            captions: B texts.
+            codes: int64 [B, block_size].
+            drop: bool [B]; true replaces the caption with the unconditional embedding.
+        """
+        # On a CPU, the backward pass of the fused attention is slow with a mask.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             text, valid = self.encoder(captions)
             logits = self.gpt(text, valid, codes[:, :-1], drop)
@@ -46,7 +53,7 @@ class TextToImage(nn.Module):
 
 
 def build(config: GPTConfig, features: Tensor, seed: int) -> TextToImage:
-    """Random weights; ``features`` [vocab_size, F] tell what the codes have in common."""
+    """Builds both models with random weights. ``features`` [vocab_size, F] describe the patches of the codes."""
     torch.manual_seed(seed)
     gpt = GPT(config)
     add_features(gpt, features)
@@ -55,7 +62,7 @@ def build(config: GPTConfig, features: Tensor, seed: int) -> TextToImage:
 
 
 class ARTrainer(Trainer):
-    """Trains on scenes of the part that is not held out."""
+    """Trains on scenes that are not held out. Muon updates the matrices, AdamW all other parameters."""
 
     def __init__(
         self, budget: Budget, seed: int = 0, peak_lr: float = 2e-3, config: GPTConfig = CONFIG, batch: int = BATCH
@@ -63,8 +70,8 @@ class ARTrainer(Trainer):
         self.patches, self.batch, self.dropout = patch_table(), batch, config.class_dropout_prob
         model = build(config, self.patches.features, seed)
         matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not model.gpt.output]
-        known = {id(p) for p in matrices}
-        others = [p for p in model.parameters() if id(p) not in known]
+        ids = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in ids]
         optimizers = [
             torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
@@ -79,14 +86,14 @@ class ARTrainer(Trainer):
         return self.model.loss(captions, codes, drop), {}
 
     def _scene(self) -> Scene:
-        """A scene to learn from, four times out of five with two objects: to tell them apart is what takes longest."""
+        """Samples a training scene. Four out of five have two objects: distinguishing these takes longest to learn."""
         while len((scene := sample_split(self.rng, held_out=False)).objects) == 1 and self.rng.random() < 0.6:
             pass
         return scene
 
 
 def load_trained_ar(path: Path) -> TextToImage:
-    """The averaged models of a training checkpoint, float32, ready to use."""
+    """Loads the averaged models from a training checkpoint, in float32 and evaluation mode."""
     state = load_trained(path)
     config = GPTConfig(**state["config"])
     model = build(config, patch_table().features, seed=0)
@@ -98,7 +105,7 @@ def load_trained_ar(path: Path) -> TextToImage:
 def main() -> None:
     parser = training_parser(__doc__, peak_lr=2e-3)
     args = parser.parse_args()
-    start(args)
+    set_up(args)
     run(ARTrainer(Budget(args.steps, args.minutes), args.seed, args.lr), args.out)
 
 

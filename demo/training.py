@@ -1,20 +1,22 @@
-"""What both trainers share: budget and schedule, weight averaging, checkpoints that training can be resumed from."""
+"""Common parts of both trainers: budget, learning rate, weight averaging and the resumable training loop."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import math
-import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from demo.checkpoint import load_checkpoint, save_checkpoint
+from demo.threads import ThreadChoice
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +25,16 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 @dataclass
 class Budget:
-    """How long to train: a number of steps (repeatable) or of minutes (depends on the machine).
+    """Length of the training, either in steps (repeatable) or in minutes (depends on the machine).
 
-    ``elapsed`` is the training time in seconds, summed over resumed runs.
+    Raises:
+        ValueError: both limits or neither are given.
     """
 
     steps: int | None = None
     minutes: float | None = None
     elapsed: float = 0.0
+    """Training time in seconds, summed over resumed runs."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -38,20 +42,23 @@ class Budget:
         self._last = time.monotonic()
 
     def progress(self, step: int) -> float:
-        """Share of the budget that is used up, 0 to 1 or a little more. Also counts the time since the last call."""
+        """Adds the time since the last call to ``elapsed`` and returns the used share of the budget.
+
+        The share starts at 0 and ends at 1 or slightly above.
+        """
         now = time.monotonic()
         self.elapsed, self._last = self.elapsed + now - self._last, now
         return step / self.steps if self.steps is not None else self.elapsed / (60.0 * (self.minutes or 1.0))
 
 
-def learning_rate(peak: float, step: int, progress: float, warmup: int = 100, floor: float = 0.01) -> float:
-    """Linear warm-up over ``warmup`` steps, then a cosine in ``progress`` down to ``floor * peak``."""
+def learning_rate(peak: float, step: int, progress: float, warmup: int = 100, min_ratio: float = 0.01) -> float:
+    """Cosine decay in ``progress`` from ``peak`` to ``min_ratio * peak``, with linear warm-up over ``warmup`` steps."""
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
-    return peak * min(1.0, (step + 1) / warmup) * (floor + (1.0 - floor) * cosine)
+    return peak * min(1.0, (step + 1) / warmup) * (min_ratio + (1.0 - min_ratio) * cosine)
 
 
 class Ema:
-    """Exponential moving average of a model's parameters and buffers; young averages forget faster."""
+    """Exponential moving average of a model's parameters and buffers. It decays faster in the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -63,35 +70,8 @@ class Ema:
         torch._foreach_lerp_(list(self.values.values()), list(model.state_dict().values()), weight)
 
 
-class ThreadChoice:
-    """Chooses one thread or all of them, whichever is faster at the moment.
-
-    On a machine that others use too, threads that wait for each other can be slower by far than a single one.
-    """
-
-    def __init__(self, most: int, trial: int = 3, period: int = 40) -> None:
-        self.most, self.trial, self.period = most, trial, period
-        self.count = 0
-        self.times: dict[int, list[float]] = {1: [], most: []}
-
-    def before_step(self) -> None:
-        """Sets the number of threads for the next step: ``trial`` steps with each, then the better one."""
-        at = self.count % self.period
-        if at == 0:
-            self.times = {1: [], self.most: []}
-        medians = {n: sorted(t)[len(t) // 2] for n, t in self.times.items() if t}
-        best = min(medians, key=medians.__getitem__, default=1)
-        torch.set_num_threads(1 if at < self.trial else self.most if at < 2 * self.trial else best)
-        self._began = time.monotonic()
-
-    def after_step(self) -> None:
-        if self.count % self.period < 2 * self.trial:
-            self.times[torch.get_num_threads()].append(time.monotonic() - self._began)
-        self.count += 1
-
-
 class Trainer:
-    """A model with all that changes while it is trained. A kind of training says what its loss is."""
+    """A model with the complete state of its training. Subclasses implement `loss`."""
 
     def __init__(
         self,
@@ -110,17 +90,17 @@ class Trainer:
         self.rng = random.Random(seed)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
-        """The loss on a fresh batch, and other figures to log."""
+        """Computes the loss on a new batch, and further values to log."""
         raise NotImplementedError
 
     def step(self) -> dict[str, float]:
-        """One optimiser step; gives the figures to log."""
+        """Takes one optimiser step and returns the values to log."""
         progress = self.budget.progress(self.count)
         rate = learning_rate(self.peak_lr, self.count, progress)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        loss, figures = self.loss()
+        loss, values = self.loss()
         self.model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -128,7 +108,7 @@ class Trainer:
             optimizer.step()
         self.ema.update(self.model, self.count)
         self.count += 1
-        return {"loss": loss.item(), **figures, "lr": rate, "at": progress}
+        return {"loss": loss.item(), **values, "lr": rate, "progress": progress}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -154,9 +134,11 @@ class Trainer:
 
 
 def run(trainer: Trainer, out: Path, save_every: float = 60.0, log_every: int = 25) -> None:
-    """Trains until the budget is used up, resuming from ``out/checkpoint.pt`` where there is one.
+    """Trains until the budget is used up, resuming from ``out/checkpoint.pt`` if it exists.
 
-    Saves every ``save_every`` seconds of training; logs the means over ``log_every`` steps.
+    Args:
+        save_every: seconds of training between checkpoints.
+        log_every: steps between log lines; their values are means over these steps.
     """
     path = out / "checkpoint.pt"
     if state := load_checkpoint(path):
@@ -168,9 +150,7 @@ def run(trainer: Trainer, out: Path, save_every: float = 60.0, log_every: int = 
         recent.append(trainer.step())
         threads.after_step()
         if trainer.count % log_every == 0:
-            means = {name: sum(f[name] for f in recent) / len(recent) for name in recent[0]}
-            text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
-            logger.info("step %d min %.1f threads %d %s", *_where(trainer), text)
+            _log_means(trainer, recent)
             recent = []
         if trainer.budget.elapsed - saved > save_every:
             save_checkpoint(path, trainer.state_dict())
@@ -179,49 +159,28 @@ def run(trainer: Trainer, out: Path, save_every: float = 60.0, log_every: int = 
     logger.info("done: %d steps in %.1f min", trainer.count, trainer.budget.elapsed / 60)
 
 
-def _where(trainer: Trainer) -> tuple[int, float, int]:
-    return trainer.count, trainer.budget.elapsed / 60, torch.get_num_threads()
-
-
-def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Writes beside the old file and then replaces it, so that a crash leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(dict(checkpoint), partial)
-    os.replace(partial, path)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The checkpoint, or None where there is none yet."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
-
-
-def load_trained(path: Path) -> dict[str, Any]:
-    """The checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: nothing was trained yet.
-    """
-    if (state := load_checkpoint(path)) is None:
-        raise FileNotFoundError(f"{path}: no such checkpoint; train first")
-    return state
+def _log_means(trainer: Trainer, recent: Sequence[dict[str, float]]) -> None:
+    means = {name: sum(values[name] for values in recent) / len(recent) for name in recent[0]}
+    text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
+    minutes, threads = trainer.budget.elapsed / 60, torch.get_num_threads()
+    logger.info("step %d min %.1f threads %d %s", trainer.count, minutes, threads, text)
 
 
 def training_parser(description: str | None, peak_lr: float) -> argparse.ArgumentParser:
-    """The flags that both trainers have."""
+    """Parser of the flags that both trainers share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="directory of the run")
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--minutes", type=float)
-    length.add_argument("--steps", type=int)
+    length.add_argument("--minutes", type=float, help="training time, summed over resumed runs")
+    length.add_argument("--steps", type=int, help="number of steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=peak_lr)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=peak_lr, help="peak learning rate")
+    parser.add_argument("--threads", type=int, default=2, help="maximum number of CPU threads")
     return parser
 
 
-def start(args: argparse.Namespace) -> None:
-    """Sets the threads and sends the log to the terminal and to ``train.log`` in the folder of the run."""
+def set_up(args: argparse.Namespace) -> None:
+    """Sets the number of threads and logs to the terminal and to ``train.log`` in the run's directory."""
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     handlers = [logging.StreamHandler(), logging.FileHandler(args.out / "train.log")]

@@ -1,12 +1,14 @@
-"""Where training of the tokenizer starts: fresh weights, or the weights of a model for images of half the size.
+"""Initial weights of the image tokenizer: random, or grown from a model for images of half the size.
 
-A grown decoder is the smaller one followed by a nearest-neighbour doubling, a grown encoder the smaller one behind a
-2 x 2 average. Both then learn the finer detail.
+A grown decoder starts as the smaller decoder followed by nearest-neighbour upsampling, a grown encoder as 2 x 2 average
+pooling followed by the smaller encoder. Training then adds the finer detail.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,12 @@ from llamagen_tokenizer.layers import AttnBlock, Downsample, ResnetBlock
 from llamagen_tokenizer.model import VQModel
 
 
-def fresh(config: VQConfig, codebook: Tensor) -> VQModel:
-    """A model with random weights whose blocks start as identities, and with a given codebook [codebook_size, D]."""
+def initialised(config: VQConfig, codebook: Tensor) -> VQModel:
+    """A model with random weights whose blocks start as identities.
+
+    Args:
+        codebook: initial codebook [codebook_size, codebook_embed_dim]; its vectors are normalised.
+    """
     model = VQModel(config)
     model.quantize.embedding.weight.data.copy_(F.normalize(codebook, dim=-1))
     start_as_identity(model)
@@ -27,7 +33,7 @@ def fresh(config: VQConfig, codebook: Tensor) -> VQModel:
 
 
 def start_as_identity(module: nn.Module) -> None:
-    """Silences the residual branches, so that each block starts as its shortcut."""
+    """Zeroes the last layer of every residual branch, so that each block starts as its shortcut."""
     for part in module.modules():
         if isinstance(part, (ResnetBlock, AttnBlock)):
             last = part.conv2 if isinstance(part, ResnetBlock) else part.proj_out
@@ -37,10 +43,10 @@ def start_as_identity(module: nn.Module) -> None:
 
 @torch.no_grad()
 def pair_output_channels(model: VQModel) -> None:
-    """Starts the output level's channels as pairs of opposite sign.
+    """Initialises the channels of the decoder's output level as pairs of opposite sign.
 
-    With 64 channels GroupNorm has two per group and subtracts their common mean. Of a plain area in a pair (s, s)
-    nothing would be left; of (s, -s) its sign is.
+    With 64 channels, GroupNorm has two per group and subtracts their common mean. Normalising a pair (s, s) would
+    erase a plain area; a pair (s, -s) keeps its sign.
     """
     convolution = list(model.decoder.conv_blocks)[-2].upsample.conv
     convolution.weight[1::2] = -convolution.weight[::2]
@@ -48,7 +54,7 @@ def pair_output_channels(model: VQModel) -> None:
 
 
 def grown(small: VQModel) -> VQModel:
-    """A model for images of twice the size that does what ``small`` does, but for the sharpness of edges."""
+    """A model for images of twice the size that computes the same as ``small``, except for the sharpness of edges."""
     config = small.config
     model = VQModel(
         replace(
@@ -58,20 +64,23 @@ def grown(small: VQModel) -> VQModel:
         )
     )
     new_encoder, new_decoder = model.encoder.conv_blocks[0], model.decoder.conv_blocks[-1]
-    weights = {_moved(name): value for name, value in small.state_dict().items()}
+    weights = {_renumbered(name): value for name, value in small.state_dict().items()}
     _missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected
     start_as_identity(new_encoder)
     start_as_identity(new_decoder)
-    doubling = model.decoder.conv_blocks[-2].upsample.conv
-    nn.init.dirac_(doubling.weight)
-    nn.init.zeros_(doubling.bias)
+    upsampling = model.decoder.conv_blocks[-2].upsample.conv
+    nn.init.dirac_(upsampling.weight)
+    nn.init.zeros_(upsampling.bias)
     split_first_convolution(model.encoder.conv_in, new_encoder.downsample)
     return model
 
 
-def _moved(name: str) -> str:
-    """The encoder gains a level at its start, the decoder at its end: only the encoder's levels are renumbered."""
+def _renumbered(name: str) -> str:
+    """Name of a parameter of the smaller model in the grown one.
+
+    The encoder gains a level at its start, the decoder at its end, so only the encoder's levels get new numbers.
+    """
     head, dot, rest = name.partition("encoder.conv_blocks.")
     if head or not dot:
         return name
@@ -81,38 +90,46 @@ def _moved(name: str) -> str:
 
 @torch.no_grad()
 def split_first_convolution(first: nn.Conv2d, down: Downsample) -> None:
-    """Replaces "2 x 2 average, then ``first``" by "``first``, then ``down``" on the image of twice the size.
+    """Makes ``first`` followed by ``down`` compute what 2 x 2 average pooling followed by ``first`` did.
 
-    The new ``first`` lays the 27 values around each pixel into channels; ``down`` weighs them. Together they reach one
-    row and column less than the original, so its outermost weights share the tap that is left.
+    The new ``first`` copies the 27 values around each pixel (3 colours, 3 x 3 pixels) into channels, and ``down``
+    weights them. Together they reach one row and one column less than the original, so taps in its first row or column
+    read one pixel along that axis instead of two.
     """
     kernel = first.weight.clone()  # [C, 3, 3, 3]
-    bias = first.bias.clone()
+    down.conv.weight.zero_()
+    down.conv.bias.copy_(first.bias)
     first.weight.zero_()
     first.bias.zero_()
-    for channel in range(27):
-        colour, row, column = channel // 9, channel // 3 % 3, channel % 3
-        first.weight[channel, colour, row, column] = 1.0
-    down.conv.weight.zero_()
-    down.conv.bias.copy_(bias)
-    for row in range(3):
-        for column in range(3):
-            for y, row_share in _taps(row):
-                for x, column_share in _taps(column):
-                    for colour in range(3):
-                        channel = colour * 9 + y[1] * 3 + x[1]
-                        down.conv.weight[:, channel, y[0], x[0]] += (
-                            row_share * column_share * kernel[:, colour, row, column]
-                        )
+    for colour, row, column in product(range(3), repeat=3):
+        first.weight[_channel(colour, row, column), colour, row, column] = 1.0
+    for row, column in product(range(3), repeat=2):
+        for y, x, colour in product(_taps(row), _taps(column), range(3)):
+            channel = _channel(colour, y.first, x.first)
+            down.conv.weight[:, channel, y.down, x.down] += y.share * x.share * kernel[:, colour, row, column]
 
 
-def _taps(offset: int) -> list[tuple[tuple[int, int], float]]:
-    """Where tap ``offset`` of the original reads along one axis: (tap of ``down``, tap of ``first``) and its share.
+def _channel(colour: int, row: int, column: int) -> int:
+    """Channel into which ``first`` copies one of the 27 values around a pixel."""
+    return colour * 9 + row * 3 + column
 
-    At output i, tap d of ``down`` with tap f of ``first`` reads pixel 2 i + d + f - 1.
+
+class Tap(NamedTuple):
+    """A pixel along one axis, read by tap ``down`` of the second convolution through tap ``first`` of the first."""
+
+    down: int
+    first: int
+    share: float
+    """Weight of the pixel within the original's tap."""
+
+
+def _taps(offset: int) -> list[Tap]:
+    """Pixels that tap ``offset`` of the original reads along one axis.
+
+    At output i, tap d of ``down`` and tap f of ``first`` together read pixel 2 i + d + f - 1.
     """
     if offset == 0:
-        return [((0, 0), 1.0)]  # pixel 2 i - 1; 2 i - 2 is out of reach
+        return [Tap(0, 0, 1.0)]  # pixel 2 i - 1; 2 i - 2 is out of reach
     if offset == 1:
-        return [((0, 1), 0.5), ((1, 1), 0.5)]  # pixels 2 i and 2 i + 1
-    return [((2, 1), 0.5), ((2, 2), 0.5)]  # pixels 2 i + 2 and 2 i + 3
+        return [Tap(0, 1, 0.5), Tap(1, 1, 0.5)]  # pixels 2 i and 2 i + 1
+    return [Tap(2, 1, 0.5), Tap(2, 2, 0.5)]  # pixels 2 i + 2 and 2 i + 3

@@ -23,8 +23,8 @@ def golden(golden_dir: Path) -> Golden:
 @pytest.fixture(scope="module")
 def gpt(golden_dir: Path) -> GPT:
     arguments = json.loads((golden_dir / "tiny_t2i.json").read_text())["model_args"]
-    known = {f.name for f in fields(GPTConfig)}
-    model = GPT(GPTConfig(**{k: v for k, v in arguments.items() if k in known}))
+    names = {f.name for f in fields(GPTConfig)}
+    model = GPT(GPTConfig(**{k: v for k, v in arguments.items() if k in names}))
     weights = torch.load(golden_dir / "tiny_t2i.pt", weights_only=True)["model"]
     model.load_state_dict({k: v.float() for k, v in weights.items()})
     return model.eval().requires_grad_(False)
@@ -32,7 +32,7 @@ def gpt(golden_dir: Path) -> GPT:
 
 @pytest.fixture(scope="module")
 def captions(golden: Golden) -> tuple[Tensor, Tensor]:
-    """Text and mask, padded on the left to the longest caption."""
+    """Hidden states and mask of the captions, padded on the left to the longest one."""
     raw, counts = golden["tiny_t2i.caption_embs_raw"], golden["tiny_t2i.n_valid"].tolist()
     text, valid = torch.zeros(raw.shape), torch.zeros(raw.shape[:2], dtype=torch.bool)
     for i, count in enumerate(counts):
@@ -42,12 +42,14 @@ def captions(golden: Golden) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-def test_logits(gpt: GPT, golden: Golden, captions: tuple[Tensor, Tensor], dropped: bool) -> None:
+def test_logits_equal_the_official_ones(
+    gpt: GPT, golden: Golden, captions: tuple[Tensor, Tensor], dropped: bool
+) -> None:
     text, valid = captions
     codes, steps = golden["tiny_t2i.codes"].long(), golden["tiny_t2i.logit_steps"].long()
     logits = gpt(text, valid, codes[:, :-1], torch.full((len(text),), dropped))
-    wanted = golden["tiny_t2i.uncond_logits" if dropped else "tiny_t2i.cond_logits"]
-    torch.testing.assert_close(logits[:, steps], wanted, atol=5e-5, rtol=0)
+    expected = golden["tiny_t2i.uncond_logits" if dropped else "tiny_t2i.cond_logits"]
+    torch.testing.assert_close(logits[:, steps], expected, atol=5e-5, rtol=0)
 
 
 def test_shorter_padding_gives_the_same_logits(gpt: GPT, golden: Golden, captions: tuple[Tensor, Tensor]) -> None:
