@@ -9,15 +9,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
+
+from llamagen_server.engine.environment import set_process_defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Before anything imports vLLM or transformers: quiet, no network, no usage report.
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# Before anything imports torch or vLLM: as the command line does, and no network.
+set_process_defaults()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# How long an example takes depends on the machine.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -178,7 +184,7 @@ def hd100_model_dir(
 @pytest.fixture(scope="session")
 def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server with the embedded demo model."""
-    from tests.serving import Server
+    from tests.helpers.serving import Server
 
     server = Server(None, tmp_path_factory.mktemp("demo") / "log")
     yield server.url

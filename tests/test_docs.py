@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
@@ -22,7 +21,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/http.md"])
 def test_shell_examples(root: Path, page: str, demo_url: str, tmp_path: Path) -> None:
-    Image.new("RGB", (128, 128)).save(tmp_path / "picture.png")
+    Image.new("RGB", (128, 128)).save(tmp_path / "image.png")
     commands = [
         command
         for block in blocks(root / page, "sh")
@@ -40,8 +39,8 @@ def test_shell_examples(root: Path, page: str, demo_url: str, tmp_path: Path) ->
         )
         assert run.returncode == 0, (command, run.stdout[:500], run.stderr)
         if output := re.search(r"-o (\S+)", command):
-            picture = Image.open(io.BytesIO((tmp_path / output[1]).read_bytes()))
-            assert (picture.format, picture.size) == (Path(output[1]).suffix[1:].upper(), (128, 128))
+            image = Image.open(tmp_path / output[1])
+            assert (image.format, image.size) == (Path(output[1]).suffix[1:].upper(), (128, 128))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/http.md"])

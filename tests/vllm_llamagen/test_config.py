@@ -1,4 +1,4 @@
-"""The config: what vLLM reads off it, and what it refuses."""
+"""The config: the shape that vLLM sees, and fields that are refused."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from vllm_llamagen.config import SIZES, LlamaGenConfig
 
 
-def test_vllm_sees_both_streams() -> None:
+def test_vllm_sees_both_branches() -> None:
     config = LlamaGenConfig()
     assert (config.num_attention_heads, config.num_key_value_heads, config.projection_dim) == (24, 24, 1536)
     assert (config.vocab_size, config.max_position_embeddings, config.num_image_tokens) == (16384 + 1001, 257, 256)
-    config.guidance_streams = 1
+    config.cfg_branches = 1
     assert (config.num_attention_heads, config.projection_dim) == (12, 768)
 
 
@@ -23,10 +23,10 @@ def test_only_text_models_have_their_own_positions() -> None:
     assert LlamaGenConfig(condition="text").mrope_section is not None
 
 
-def test_heads_are_padded_to_what_kernels_have() -> None:
+def test_heads_are_padded_to_a_supported_size() -> None:
     three_b = LlamaGenConfig(**SIZES["3B"]._asdict(), n_kv_head=32)
-    assert (three_b.stream_head_dim, three_b.head_dim) == (100, 112)
-    assert LlamaGenConfig().head_dim == LlamaGenConfig().stream_head_dim == 64
+    assert (three_b.branch_head_dim, three_b.head_dim) == (100, 112)
+    assert LlamaGenConfig().head_dim == LlamaGenConfig().branch_head_dim == 64
 
 
 def test_official_sizes() -> None:
@@ -36,7 +36,7 @@ def test_official_sizes() -> None:
     }  # fmt: skip
 
 
-def test_the_name_of_a_text_encoder_is_no_config_inside_this_one(tmp_path: Path) -> None:
+def test_the_name_of_a_text_encoder_is_no_nested_config(tmp_path: Path) -> None:
     config = LlamaGenConfig(condition="text", text_encoder="google/flan-t5-xl")
     assert config.get_text_config() is config
     config.save_pretrained(tmp_path)
@@ -47,7 +47,7 @@ def test_the_name_of_a_text_encoder_is_no_config_inside_this_one(tmp_path: Path)
     ("fields", "message"),
     [
         ({"condition": "image"}, "condition"),
-        ({"guidance_streams": 3}, "guidance_streams is 3, must be 1 or 2"),
+        ({"cfg_branches": 3}, "cfg_branches is 3, must be 1 or 2"),
         ({"dim": 770}, "dim 770 is not n_head 12 times a multiple of 4"),
         ({"n_kv_head": 5}, "n_head 12 is not a multiple of n_kv_head 5"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from vllm import SamplingParams
 
-from vllm_llamagen.guidance import Guidance, check_params, force, mix
+from vllm_llamagen.guidance import Guidance, check_params, force_tokens, mix_branches
 
 CODES, VOCAB = 6, 8
 
@@ -18,10 +18,10 @@ def params(**extra_args: Any) -> SamplingParams:
     return SamplingParams(extra_args=extra_args)
 
 
-def test_mix_is_the_formula_and_hides_conditions() -> None:
+def test_mixing_is_the_formula_and_hides_conditions() -> None:
     torch.manual_seed(0)
     logits = torch.randn(3, 2 * CODES)
-    mixed = mix(logits, torch.tensor([4.0, 1.0, 0.0]), VOCAB)
+    mixed = mix_branches(logits, torch.tensor([4.0, 1.0, 0.0]), VOCAB)
     conditional, unconditional = logits[:, :CODES], logits[:, CODES:]
     torch.testing.assert_close(mixed[0, :CODES], (unconditional + 4 * (conditional - unconditional))[0])
     assert torch.equal(mixed[1, :CODES], conditional[1])
@@ -30,9 +30,9 @@ def test_mix_is_the_formula_and_hides_conditions() -> None:
     assert not mixed.isnan().any()
 
 
-def test_mix_is_float32_for_bfloat16_logits() -> None:
+def test_mixing_is_float32_for_bfloat16_logits() -> None:
     logits = torch.randn(1, 2 * CODES).bfloat16()
-    assert mix(logits, torch.tensor([7.5]), VOCAB).dtype == torch.float32
+    assert mix_branches(logits, torch.tensor([7.5]), VOCAB).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_schedules_rise_from_one_to_the_scale() -> None:
     assert Guidance(5.0, schedule="linear").scales(1) == [1]
 
 
-def test_forced_codes_leave_one_code() -> None:
-    logits = force(torch.zeros(3, VOCAB), torch.tensor([2, -1, 0]))
+def test_a_forced_token_leaves_one_code() -> None:
+    logits = force_tokens(torch.zeros(3, VOCAB), torch.tensor([2, -1, 0]))
     assert logits[0].isfinite().tolist() == [c == 2 for c in range(VOCAB)]
     assert logits[1].isfinite().all()
     assert logits[2].argmax() == 0
@@ -76,14 +76,14 @@ def test_bad_intervals_are_refused(interval: Any) -> None:
     "args",
     [
         {"cfg_schedule": "quadratic"},
-        {"first_token": -1},
-        {"first_token": "0"},
-        {"first_token": 2**64 - 1},
-        {"forced_codes": [2**40]},
-        {"forced_codes": 3},
-        {"forced_codes": [1, -2]},
-        {"forced_codes": [1.5]},
-        {"forced_codes": [True]},
+        {"start_index": -1},
+        {"start_index": "0"},
+        {"start_index": 2**64 - 1},
+        {"forced_tokens": [2**40]},
+        {"forced_tokens": 3},
+        {"forced_tokens": [1, -2]},
+        {"forced_tokens": [1.5]},
+        {"forced_tokens": [True]},
     ],
 )
 def test_other_bad_arguments_are_refused(args: dict[str, Any]) -> None:

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from vllm import LLM, SamplingParams
-from vllm.model_executor.layers.linear import LinearBase
 
-from vllm_llamagen.caption_projection import TextCondition
+from vllm_llamagen import runner_v1
+from vllm_llamagen.caption_projection import CaptionProjection
 from vllm_llamagen.config import LlamaGenConfig
+from vllm_llamagen.guidance import Guidance
+from vllm_llamagen.vllm_compat import LinearBase, VLLMValidationError
 
 pytestmark = pytest.mark.engine
 
@@ -26,26 +28,26 @@ StartEngine = Callable[..., LLM]
 
 @dataclass
 class Golden:
-    """A golden model on vLLM, and what the official code computes with it."""
+    """A golden model on vLLM, and the results of the official code for it."""
 
     llm: LLM
     config: LlamaGenConfig
     expected: dict[str, Tensor]
-    condition: TextCondition | None
+    projection: CaptionProjection | None
 
     def prompt(self, i: int, codes: Tensor | None = None) -> dict[str, Any]:
-        """The i-th condition of the reference run, followed by codes that are already known."""
-        known = [] if codes is None else codes.tolist()
-        if self.condition is None:
-            return {"prompt_token_ids": [self.config.codebook_size + int(self.expected["class_ids"][i]), *known]}
+        """The i-th condition of the reference run, followed by prefix tokens."""
+        prefix = [] if codes is None else codes.tolist()
+        if self.projection is None:
+            return {"prompt_token_ids": [self.config.codebook_size + int(self.expected["class_ids"][i]), *prefix]}
         n = int(self.expected["n_valid"][i])
-        rows = self.condition(self.expected["caption_embs_raw"][i, :n])
-        if not known:
-            return {"prompt_embeds": rows}
+        embeds = self.projection(self.expected["caption_embs_raw"][i, :n])
+        if not prefix:
+            return {"prompt_embeds": embeds}
         return {
-            "prompt_embeds": torch.cat([rows, rows.new_zeros(len(known), rows.shape[1])]),
-            "prompt_token_ids": [self.config.codebook_size] * n + known,
-            "prompt_is_token_ids": [False] * n + [True] * len(known),
+            "prompt_embeds": torch.cat([embeds, embeds.new_zeros(len(prefix), embeds.shape[1])]),
+            "prompt_token_ids": [self.config.codebook_size] * n + prefix,
+            "prompt_is_token_ids": [False] * n + [True] * len(prefix),
         }
 
     def wrong_tokens(self) -> int:
@@ -82,11 +84,11 @@ def open_golden(start_engine: StartEngine, name: str, model_dir: Path, expected_
     tensors = load_file(expected_file)
     expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
     config = LlamaGenConfig.from_pretrained(model_dir)
-    condition = None
+    projection = None
     if config.condition == "text":
         weights = {k: t.float() for k, t in load_file(model_dir / "model.safetensors").items()}
-        condition = TextCondition(config, weights)
-    return Golden(start_engine(model_dir), config, expected, condition)
+        projection = CaptionProjection(config, weights)
+    return Golden(start_engine(model_dir), config, expected, projection)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def gqa_model(start_engine: StartEngine, gqa_model_dir: Path, golden_dir: Path) 
 
 
 def assert_logits(model: Golden) -> None:
-    """Scale 1 shows the conditional stream alone, scale 0 the unconditional one."""
+    """Scale 1 shows the conditional branch alone, scale 0 the unconditional one."""
     for i in range(len(model.expected["cond_logits"])):
         count = model.expected["cond_logits"].shape[1]
         steps = model.expected.get("logit_steps", torch.arange(count)).tolist()
@@ -149,8 +151,6 @@ def test_grouped_query_attention_logits(gqa_model: Golden) -> None:
 
 
 def test_bad_guidance_is_refused_at_admission_and_the_engine_goes_on(class_model: Golden) -> None:
-    from vllm.exceptions import VLLMValidationError
-
     for bad in ({"cfg_scale": -1.0}, {"cfg_scale": "4"}, {"cfg_scale": math.nan}, {"cfg_interval": 1.5}):
         with pytest.raises(VLLMValidationError, match=f"{next(iter(bad))} is"):
             class_model.llm.generate([class_model.prompt(0)], SamplingParams(extra_args=bad), use_tqdm=False)
@@ -163,16 +163,14 @@ def test_the_default_scale_is_that_of_the_model_directory(class_model: Golden) -
     assert torch.equal(torch.tensor(output.outputs[0].token_ids), class_model.expected["greedy.cfg4.0"][0].long())
 
 
-def test_a_single_stream_is_the_conditional_model(
+def test_a_single_branch_is_the_conditional_model(
     start_engine: StartEngine, class_model_dir: Path, class_model: Golden
 ) -> None:
-    from vllm.exceptions import VLLMValidationError
-
     def params(scale: float) -> SamplingParams:
         return SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": scale})
 
     prompts = [class_model.prompt(i) for i in range(2)]
-    llm = start_engine(class_model_dir, guidance_streams=1)
+    llm = start_engine(class_model_dir, cfg_branches=1)
     outputs = llm.generate(prompts, params(1.0), use_tqdm=False)
     with pytest.raises(VLLMValidationError, match="this server runs without guidance"):
         llm.generate(prompts, params(4.0), use_tqdm=False)
@@ -192,53 +190,55 @@ def test_linear_layers_take_vllms_quantization(start_engine: StartEngine, class_
     assert len(set(output.outputs[0].token_ids)) > 8
 
 
-def continued(model: Golden, i: int, name: str, known: int, **extra_args: Any) -> Tensor:
-    """The rest of a reference sequence, sampled behind its first codes."""
+def continued(model: Golden, i: int, name: str, prefix: int, **extra_args: Any) -> Tensor:
+    """The rest of a reference sequence, sampled behind a prefix of it."""
     codes = model.expected[f"greedy.{name}"][i]
-    extra_args = {"first_token": known, **extra_args}
-    params = SamplingParams(temperature=0, max_tokens=len(codes) - known, detokenize=False, extra_args=extra_args)
-    [output] = model.llm.generate([model.prompt(i, codes[:known])], params, use_tqdm=False)
+    extra_args = {"start_index": prefix, **extra_args}
+    params = SamplingParams(temperature=0, max_tokens=len(codes) - prefix, detokenize=False, extra_args=extra_args)
+    [output] = model.llm.generate([model.prompt(i, codes[:prefix])], params, use_tqdm=False)
     return torch.tensor(output.outputs[0].token_ids)
 
 
-@pytest.mark.parametrize("known", [1, 8, 13, 40, 63])
-def test_a_continued_image_is_the_same_image(class_model: Golden, text_model: Golden, known: int) -> None:
+@pytest.mark.parametrize("prefix", [1, 8, 13, 40, 63])
+def test_a_continued_image_is_the_same_image(class_model: Golden, text_model: Golden, prefix: int) -> None:
     for i in range(2):
-        rest = continued(class_model, i, "cfg4.0", known, cfg_scale=4.0)
-        assert torch.equal(rest, class_model.expected["greedy.cfg4.0"][i, known:].long())
-        rest = continued(class_model, i, "cfg1.5_interval10", known, cfg_scale=1.5, cfg_interval=10)
-        assert torch.equal(rest, class_model.expected["greedy.cfg1.5_interval10"][i, known:].long())
-        rest = continued(text_model, i, "cfg7.5", known, cfg_scale=7.5)
-        assert torch.equal(rest, text_model.expected["greedy.cfg7.5"][i, known:].long())
+        rest = continued(class_model, i, "cfg4.0", prefix, cfg_scale=4.0)
+        assert torch.equal(rest, class_model.expected["greedy.cfg4.0"][i, prefix:].long())
+        rest = continued(class_model, i, "cfg1.5_interval10", prefix, cfg_scale=1.5, cfg_interval=10)
+        assert torch.equal(rest, class_model.expected["greedy.cfg1.5_interval10"][i, prefix:].long())
+        rest = continued(text_model, i, "cfg7.5", prefix, cfg_scale=7.5)
+        assert torch.equal(rest, text_model.expected["greedy.cfg7.5"][i, prefix:].long())
 
 
-def test_forced_codes_are_taken_and_the_model_goes_on_from_them(class_model: Golden) -> None:
-    """Forces the reference codes at every second token: what is free between them must be as in the reference."""
+def test_forced_tokens_are_taken_and_the_model_continues_from_them(class_model: Golden) -> None:
+    """Every second token is forced to the reference; the sampled ones between them must equal it."""
     codes = class_model.expected["greedy.cfg4.0"][0].long()
     forced = torch.where(torch.arange(64) % 2 == 0, codes, -1)
     other = class_model.expected["greedy.cfg4.0"][1].long()
     prompts = [class_model.prompt(0)] * 2
     params = [
-        SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0, "forced_codes": f})
+        SamplingParams(
+            temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0, "forced_tokens": f}
+        )
         for f in (forced.tolist(), other.tolist()[:32])
     ]
     first, second = class_model.llm.generate(prompts, params, use_tqdm=False)
     assert torch.equal(torch.tensor(first.outputs[0].token_ids), codes)
     assert torch.equal(torch.tensor(second.outputs[0].token_ids)[:32], other[:32])
-    outside = {"cfg_scale": 4.0, "forced_codes": [512]}  # no code: ignored, for the engine must live
+    outside = {"cfg_scale": 4.0, "forced_tokens": [512]}  # outside the codebook: ignored, and the engine lives
     params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args=outside)
     [third] = class_model.llm.generate(prompts[:1], params, use_tqdm=False)
     assert torch.equal(torch.tensor(third.outputs[0].token_ids), codes)
 
 
 def test_compiled_text_model_tokens(start_engine: StartEngine, text_model_dir: Path, text_model: Golden) -> None:
-    """What a server runs by default: torch.compile, with the positions of a text model."""
+    """A server's default: torch.compile, with the positions of a text model."""
     compiled = replace(text_model, llm=start_engine(text_model_dir, enforce_eager=False))
     assert compiled.wrong_tokens() == 0
 
 
 def test_preempted_images_are_the_same(start_engine: StartEngine, text_model_dir: Path, text_model: Golden) -> None:
-    """Too few KV blocks for all, and a step that has not room for all prompts: greedy and seeded."""
+    """Too few KV blocks for all images, and too few tokens in a step for all prompts; greedy and seeded."""
     flags = {"num_gpu_blocks_override": 14, "max_num_batched_tokens": 190, "disable_log_stats": False}
     crowded = replace(text_model, llm=start_engine(text_model_dir, **flags))
     assert crowded.wrong_tokens() == 0
@@ -261,20 +261,16 @@ def test_asking_for_more_codes_than_an_image_has_does_no_harm(text_model: Golden
 
 
 class TestMutations:
-    """The parity test fails when guidance, the rotary table or the unconditional rows are broken on purpose."""
+    """The parity test fails when guidance, the rotary table or the unconditional embedding is broken on purpose."""
 
     def test_guidance_ignored(self, class_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vllm_llamagen import runner_v1 as logits_processors
-
-        mix = logits_processors.mix
+        mix = runner_v1.mix_branches
         monkeypatch.setattr(
-            logits_processors, "mix", lambda logits, scale, size: mix(logits, torch.ones_like(scale), size)
+            runner_v1, "mix_branches", lambda logits, scale, size: mix(logits, torch.ones_like(scale), size)
         )
         assert class_model.wrong_tokens() > 0
 
     def test_interval_off_by_one(self, class_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vllm_llamagen.guidance import Guidance
-
         scales = Guidance.scales
         monkeypatch.setattr(Guidance, "scales", lambda self, num_tokens: [*scales(self, num_tokens)[1:], 1.0])
         assert class_model.wrong_tokens() > 0
@@ -295,9 +291,9 @@ class TestMutations:
             table.copy_(original)
         assert class_model.wrong_tokens() == 0
 
-    def test_first_unconditional_rows_instead_of_the_last(self, text_model: Golden) -> None:
-        assert text_model.condition is not None
-        rows = text_model.condition.uncond_embedding
+    def test_unconditional_rows_from_the_start_instead_of_the_end(self, text_model: Golden) -> None:
+        assert text_model.projection is not None
+        rows = text_model.projection.uncond_embedding
         original = rows.clone()
         rows.copy_(original.roll(60, dims=0))
         try:

@@ -1,4 +1,4 @@
-"""The logits processors: which row is mixed with which scale, and engines that are refused."""
+"""The logits processors of both runners: the scale of each row, forced tokens, and engines that are refused."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 from vllm import SamplingParams
-from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
-from vllm_llamagen.runner_v1 import GuidanceV1, GuidanceV2, SingleStreamV1, check_engine
+from vllm_llamagen.checks import check_engine
+from vllm_llamagen.runner_v1 import GuidanceV1, UnguidedV1
+from vllm_llamagen.runner_v2 import GuidanceV2
+from vllm_llamagen.vllm_compat import BatchUpdate, MoveDirectionality
 
 CODES, VOCAB = 6, 8
 
 
-def vllm_config(streams: int = 2, cfg_scale: float | None = None, **model: Any) -> Any:
+def vllm_config(branches: int = 2, cfg_scale: float | None = None, **model: Any) -> Any:
     generation = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
     fields = {
-        "hf_config": SimpleNamespace(
-            guidance_streams=streams, vocab_size=VOCAB, codebook_size=CODES, num_image_tokens=64
-        ),
+        "hf_config": SimpleNamespace(cfg_branches=branches, vocab_size=VOCAB, codebook_size=CODES, num_image_tokens=64),
         "try_get_generation_config": lambda: generation,
         "logits_processors": ["vllm_llamagen.runner_v1:GuidanceV1"],
         "logprobs_mode": "processed_logprobs",
@@ -38,7 +38,7 @@ def v1(**config: Any) -> GuidanceV1:
 
 
 def scales(processor: GuidanceV1, n: int) -> list[float]:
-    """What the processor mixes each row with, read off logits whose conditional stream is 1 and the other 0."""
+    """The scale of each row, read off logits that are 1 in the conditional branch and 0 in the other."""
     logits = torch.cat([torch.ones(n, CODES), torch.zeros(n, CODES)], dim=1)
     return processor.apply(logits)[:, 0].tolist()
 
@@ -78,9 +78,9 @@ def test_the_model_directory_has_a_default_scale() -> None:
     assert scales(processor, 1) == [3.0]
 
 
-def test_v1_forces_codes_and_continues_images() -> None:
+def test_v1_forces_tokens_and_continues_images() -> None:
     processor, output = v1(), []
-    args = {"cfg_scale": 4.0, "cfg_interval": 3, "first_token": 4, "forced_codes": [-1, -1, -1, -1, 2, -1, 99]}
+    args = {"cfg_scale": 4.0, "cfg_interval": 3, "start_index": 4, "forced_tokens": [-1, -1, -1, -1, 2, -1, 99]}
     processor.update_state(update(2, added=[(0, params(**args), [CODES], output), (1, params(), [CODES], [])]))
     seen = []
     for _ in range(3):
@@ -112,29 +112,29 @@ def test_v2_reads_slots_and_positions() -> None:
     assert processor.apply(logits, ctx)[:, 0].tolist() == [1.0, 1.0, 4.0, 0.5]
 
 
-def test_v2_forces_codes_and_continues_images() -> None:
+def test_v2_forces_tokens_and_continues_images() -> None:
     processor = v2()
-    processor.add_request(2, params(cfg_scale=4.0, cfg_interval=3, first_token=4, forced_codes=[-1] * 4 + [2]))
+    processor.add_request(2, params(cfg_scale=4.0, cfg_interval=3, start_index=4, forced_tokens=[-1] * 4 + [2]))
     processor.apply_staged_writes()
     logits = torch.cat([torch.ones(2, CODES), torch.zeros(2, CODES)], dim=1)
-    # slot 2 has a prompt of 5: its rows are image tokens 4 (forced, guided) and 5 (free, behind the interval)
+    # slot 2 has a prompt of 5: its rows are image tokens 4 (forced, guided) and 5 (sampled, behind the interval)
     ctx = SimpleNamespace(expanded_idx_mapping=torch.tensor([2, 2]), pos=torch.tensor([4, 5]))
     rows = processor.apply(logits, ctx)
     assert rows[0].isfinite().nonzero().flatten().tolist() == [2]
     assert rows.max(dim=1).values.tolist() == [4.0, 1.0]
 
 
-def test_a_single_stream_refuses_guidance() -> None:
-    SingleStreamV1.validate_params(params(cfg_scale=1.0))
+def test_a_single_branch_refuses_guidance() -> None:
+    UnguidedV1.validate_params(params(cfg_scale=1.0))
     with pytest.raises(ValueError, match="cfg_scale is 4.0, must be 1: this server runs without guidance"):
-        SingleStreamV1.validate_params(params(cfg_scale=4.0))
+        UnguidedV1.validate_params(params(cfg_scale=4.0))
 
 
 def test_an_engine_that_would_lose_guidance_is_refused() -> None:
     check_engine(vllm_config())
     with pytest.raises(ValueError, match="--logits-processors vllm_llamagen.runner_v1:GuidanceV1"):
         check_engine(vllm_config(logits_processors=None))
-    with pytest.raises(ValueError, match="--logits-processors vllm_llamagen.runner_v1:SingleStreamV1"):
-        check_engine(vllm_config(streams=1))
+    with pytest.raises(ValueError, match="--logits-processors vllm_llamagen.runner_v1:UnguidedV1"):
+        check_engine(vllm_config(branches=1))
     with pytest.raises(ValueError, match="--logprobs-mode processed_logprobs"):
         check_engine(vllm_config(logprobs_mode="raw_logprobs"))

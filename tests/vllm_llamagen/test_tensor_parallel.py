@@ -14,16 +14,17 @@ import torch
 from safetensors.torch import load_file
 
 
-def draw(model_dir: str, class_ids: list[int]) -> list[list[int]]:
-    """Greedy codes at scale 4 from an engine with two workers."""
+def sample(model_dir: str, class_ids: list[int]) -> list[list[int]]:
+    """Returns greedy codes at scale 4 from an engine with two workers."""
     from vllm import SamplingParams
 
-    from llamagen_server.engine import arguments as vllm_args
+    from llamagen_server.engine.arguments import default_flags, plan_engine
+    from llamagen_server.engine.vllm_engine import start_offline_engine
     from vllm_llamagen.config import LlamaGenConfig
 
     config = LlamaGenConfig.from_pretrained(model_dir)
-    flags = vllm_args.default_flags(enforce_eager=True, disable_log_stats=True, tensor_parallel_size=2)
-    llm = vllm_args.start_offline_engine(vllm_args.engine_args(flags, model_dir, config))
+    flags = default_flags(enforce_eager=True, disable_log_stats=True, tensor_parallel_size=2)
+    llm = start_offline_engine(plan_engine(flags, model_dir, config))
     prompts: list[Any] = [{"prompt_token_ids": [config.codebook_size + class_id]} for class_id in class_ids]
     params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0})
     return [list(output.outputs[0].token_ids) for output in llm.generate(prompts, params, use_tqdm=False)]
@@ -43,4 +44,4 @@ def test_two_workers_give_the_official_tokens(class_model_dir: Path, golden_dir:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + json.dumps(draw(sys.argv[1], json.loads(sys.argv[2]))) + "\n")
+    sys.stdout.write("\n" + json.dumps(sample(sys.argv[1], json.loads(sys.argv[2]))) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import psutil
 import torch
 
 from llamagen_server.engine import cpu
-from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, uses_v2_model_runner
+from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, unchanged_environment, uses_v2_model_runner
 from vllm_llamagen.checks import logits_processor
 from vllm_llamagen.config import LlamaGenConfig
 
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(model=None, max_num_seqs=None, kv_cache_memory_bytes=None, gpu_memory_utilization=None)
 
 
+@unchanged_environment()
 def default_flags(**changes: Any) -> argparse.Namespace:
     """Returns the flags of an empty command line, with ``changes`` by their names in Python (``max_num_seqs=8``).
 
@@ -58,6 +60,7 @@ def default_flags(**changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**flags, **changes})
 
 
+@unchanged_environment()
 def plan_engine(flags: argparse.Namespace, model_path: str, config: LlamaGenConfig) -> EnginePlan:
     """Completes the user's flags with what LlamaGen needs and with defaults for the machine. Changes no argument.
 
@@ -66,7 +69,7 @@ def plan_engine(flags: argparse.Namespace, model_path: str, config: LlamaGenConf
     """
     from vllm_llamagen.vllm_compat import AsyncEngineArgs, current_platform
 
-    args = argparse.Namespace(**vars(flags))
+    args = copy.deepcopy(flags)  # vLLM changes the objects that are in them
     needed = config.max_position_embeddings
     if args.max_model_len is not None and 0 <= args.max_model_len < needed:
         raise ValueError(f"--max-model-len is {args.max_model_len}, one image of this model needs {needed}")

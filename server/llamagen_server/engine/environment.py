@@ -4,7 +4,8 @@ vLLM and its libraries read much of their configuration from the environment. On
 
 - `set_process_defaults` is for processes of our own: the command line and the tests call it first.
 - `engine_environment` surrounds every engine start, whoever starts it. The engine's processes inherit the environment;
-  the calling process, which may be somebody else's trainer, gets its own back.
+  the calling process, which may be somebody else's trainer, gets its own back. `unchanged_environment` does the latter
+  alone, for code that only imports vLLM: its imports change the environment too.
 
 A variable that is already set is left alone. This module imports neither torch nor vLLM.
 """
@@ -46,7 +47,7 @@ CPU_ENGINE_DEFAULTS = {
 }
 """For the engine's processes on a CPU, beside `ENGINE_DEFAULTS`."""
 
-_starting = threading.RLock()
+_lock = threading.RLock()
 
 
 def set_process_defaults() -> None:
@@ -62,11 +63,18 @@ def engine_environment(more: Mapping[str, str] | None = None) -> Iterator[None]:
     ``os.environ`` belongs to the whole process, so other threads see the change meanwhile. Engines that start at
     the same time wait for each other.
     """
-    with _starting:
+    with unchanged_environment():
+        for name, value in {**ENGINE_DEFAULTS, **(more or {})}.items():
+            os.environ.setdefault(name, value)
+        yield
+
+
+@contextmanager
+def unchanged_environment() -> Iterator[None]:
+    """Restores the environment at the end of a block, or of a function that it decorates."""
+    with _lock:
         before = dict(os.environ)
         try:
-            for name, value in {**ENGINE_DEFAULTS, **(more or {})}.items():
-                os.environ.setdefault(name, value)
             yield
         finally:
             for name in os.environ.keys() - before.keys():

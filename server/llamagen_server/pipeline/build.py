@@ -16,6 +16,7 @@ import torch
 from llamagen_server.core.options import MAX_IN_FLIGHT
 from llamagen_server.engine import cpu
 from llamagen_server.engine.arguments import default_flags, free_gpu_share, plan_engine
+from llamagen_server.engine.environment import unchanged_environment
 from llamagen_server.engine.vllm_engine import start_engine
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline.pipeline import Pipeline
@@ -50,6 +51,7 @@ def open_model(path: str | Path | None, cfg_branches: int = 2) -> ModelDir:
     return model
 
 
+@unchanged_environment()
 def build_pipeline(
     model: ModelDir,
     flags: argparse.Namespace | None = None,
@@ -86,6 +88,7 @@ def build_pipeline(
     return Pipeline(model, start_engine(plan), image_tokenizer, text, max_in_flight)
 
 
+@unchanged_environment()
 def stage_device() -> torch.device:
     """Returns the device of the stages: the engine's."""
     from vllm_llamagen.vllm_compat import current_platform

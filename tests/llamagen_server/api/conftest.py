@@ -1,4 +1,4 @@
-"""The app over golden model directories, with a fake engine."""
+"""The app over golden model directories with a fake engine, and clients of it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
 from fastapi import FastAPI
-from tests.fake_engine import FakeEngine
-
-from llamagen_server.api.app import create_app
-from llamagen_server.pipeline import build as loading
-from llamagen_server.pipeline.pipeline import Pipeline
-from llamagen_server.stages.image_tokenizer import ImageTokenizer
-from llamagen_tokenizer import load_vq
-
-
-def make_app(model_dir: Path) -> FastAPI:
-    model = loading.open_model(model_dir)
-    engine = FakeEngine(model.config.codebook_size, model.config.num_image_tokens)
-    text = loading.text_stage(model, torch.device("cpu")) if model.config.condition == "text" else None
-    tokenizer = ImageTokenizer(load_vq(model.vq_path), model.config.grid_size)
-    return create_app("tiny", Pipeline(model, engine, tokenizer, text))
+from openai import AsyncOpenAI
+from tests.helpers.app import client_of, make_app
 
 
 @pytest.fixture
@@ -48,6 +34,13 @@ async def class_client(class_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def client_of(app: FastAPI) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+@pytest.fixture
+def text_openai(text_client: httpx.AsyncClient) -> AsyncOpenAI:
+    """The stock OpenAI client, connected to the text model."""
+    return AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=text_client, max_retries=0)
+
+
+@pytest.fixture
+def class_openai(class_client: httpx.AsyncClient) -> AsyncOpenAI:
+    """The stock OpenAI client, connected to the class model."""
+    return AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=class_client, max_retries=0)

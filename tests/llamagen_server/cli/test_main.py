@@ -58,7 +58,7 @@ def test_generate_checks_its_arguments(
     capsys: pytest.CaptureFixture[str], class_model_dir: Path, text_model_dir: Path, tmp_path: Path
 ) -> None:
     out = ("-o", tmp_path / "x.png")
-    assert "nothing to draw: give a prompt" in fails(capsys, "generate", *out)
+    assert "nothing to generate: give a prompt" in fails(capsys, "generate", *out)
     assert "give prompts or --class-id, not both" in fails(capsys, "generate", "a dog", "--class-id", 3, *out)
     assert "n is 0: input should be greater than or equal to 1" in fails(capsys, "generate", "a dog", "-n", 0, *out)
     assert "n is 11" in fails(capsys, "generate", "a dog", "-n", 11, *out)
@@ -71,9 +71,11 @@ def test_a_wrong_condition_is_refused_before_the_engine_starts(
     capsys: pytest.CaptureFixture[str], class_model_dir: Path, text_model_dir: Path, tmp_path: Path
 ) -> None:
     out = ("-o", tmp_path / "x.png")
-    assert "draws from a class, not from a prompt" in fails(capsys, "generate", class_model_dir, "a dog", *out)
+    assert "generates from a class, not from a prompt" in fails(capsys, "generate", class_model_dir, "a dog", *out)
     assert "class_id is 10, must be 0 to 9" in fails(capsys, "generate", class_model_dir, "--class-id", 10, *out)
-    assert "draws from a prompt, not from a class" in fails(capsys, "generate", text_model_dir, "--class-id", 1, *out)
+    assert "generates from a prompt, not from a class" in fails(
+        capsys, "generate", text_model_dir, "--class-id", 1, *out
+    )
 
 
 def test_an_address_that_cannot_be_had_is_news_at_once(

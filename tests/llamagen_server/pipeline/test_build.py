@@ -1,58 +1,47 @@
-"""How the stages and the engine are placed on a CPU, and the dtype of the decoder."""
+"""Building a pipeline: the dtype of decoding, and the calling process, which stays as it was."""
 
 from __future__ import annotations
 
-import os
 import random
+import subprocess
+import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from demo.patches import patch_table
 from demo.scenes import render, sample_scene
-from vllm.platforms import current_platform
 
-from llamagen_server.engine import arguments as vllm_args
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.pipeline import build as loading
+from llamagen_server.pipeline import build
 from llamagen_tokenizer import load_vq, to_uint8
-from vllm_llamagen.config import LlamaGenConfig
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the number of torch's threads was set to."""
-    asked: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    return asked
-
-
 def decoder_dtype(model: ModelDir, choice: str = "auto") -> torch.dtype:
-    stage = loading.image_tokenizer(model, CPU, choice)
+    stage = build.image_tokenizer_stage(model, CPU, choice)
     return next(stage._vq.decoder.parameters()).dtype
 
 
 @pytest.mark.parametrize(("units", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)])
-def test_auto_is_what_the_tokenizer_asks_for_where_there_are_units(
+def test_auto_is_the_image_tokenizers_own_dtype_where_the_cpu_computes_it(
     units: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {units: True})
-    assert decoder_dtype(loading.open_model(None)) == dtype  # its config says bfloat16
-    assert decoder_dtype(loading.open_model(class_model_dir)) == torch.float32  # as the official ones
-    assert decoder_dtype(loading.open_model(None), "float32") == torch.float32
-    assert decoder_dtype(loading.open_model(class_model_dir), "bfloat16") == torch.bfloat16
+    assert decoder_dtype(build.open_model(None)) == dtype  # its config has bfloat16
+    assert decoder_dtype(build.open_model(class_model_dir)) == torch.float32  # as the official ones
+    assert decoder_dtype(build.open_model(None), "float32") == torch.float32
+    assert decoder_dtype(build.open_model(class_model_dir), "bfloat16") == torch.bfloat16
 
 
 def test_the_demo_in_bfloat16_is_close_to_float32() -> None:
-    """On pictures as it was trained on; docs/demo.md has the figures."""
+    """On images like those of its training; docs/demo.md has the figures."""
     rng = random.Random(0)
     scenes = [render(sample_scene(rng)) for _ in range(8)]
     codes = torch.from_numpy(np.stack([patch_table().codes(scene) for scene in scenes])).view(-1, 8, 8)
-    path = loading.open_model(None).vq_path
+    path = build.open_model(None).vq_path
     exact, rounded = load_vq(path).decode(codes), load_vq(path).decode_in(torch.bfloat16).decode(codes)
     error = (exact.clamp(-1, 1) - rounded.clamp(-1, 1)).square().mean()
     assert -10 * torch.log10(error / 4) > 50
@@ -60,38 +49,66 @@ def test_the_demo_in_bfloat16_is_close_to_float32() -> None:
     assert steps.float().mean() < 0.5
 
 
-@pytest.mark.parametrize(("cores", "small", "calls"), [(3, 2**23, 3), (3, 0, 1), (8, 2**23, 1)])
-def test_a_small_decoder_takes_one_thread_for_each_picture_on_few_cores(
-    cores: int, small: int, calls: int, threads: list[int], monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
-) -> None:
-    monkeypatch.setattr(vllm_args, "cores", lambda: cores)
-    monkeypatch.setattr(vllm_args, "SMALL", small)
-    stage = loading.image_tokenizer(loading.open_model(class_model_dir), CPU)
-    assert stage._threads._max_workers == calls
-    assert threads == ([1] if calls > 1 else [])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_decode_workers(workers: int, class_model_dir: Path) -> None:
+    stage = build.image_tokenizer_stage(build.open_model(class_model_dir), CPU, workers=workers)
+    assert stage._threads._max_workers == workers
 
 
-@pytest.mark.parametrize(
-    ("cores", "dim", "given", "threads"),
-    [(2, 64, None, "1"), (2, 768, None, "2"), (4, 768, None, "4"), (8, 768, None, None), (2, 64, "2", "2")],
-)
-def test_threads_of_the_engine(
-    cores: int, dim: int, given: str | None, threads: str | None, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
+UNCHANGED = """
+import ctypes, os, sys
+
+class Malloc(ctypes.Structure):  # struct mallinfo2 of glibc
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+def mmapped_chunks():
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Malloc
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    before = libc.mallinfo2().hblks
+    block = libc.malloc(2**26)  # above every dynamic threshold (at most 2**25), below the tuned one (2**30)
+    found = libc.mallinfo2().hblks - before
+    libc.free(block)
+    return found
+
+def main(model_dir):
+    import torch
+    torch.set_num_threads(3)
+    def state():
+        return torch.get_num_threads(), torch.get_num_interop_threads(), mmapped_chunks(), dict(os.environ)
+    before = state()
+    assert before[2] == 1, before[2]
+    from llamagen_server.engine.arguments import default_flags
+    from llamagen_server.pipeline.build import build_pipeline, open_model
+    flags = default_flags(enforce_eager=True, hf_overrides={}, logits_processors=[])
+    given = repr(vars(flags))
+    pipeline = build_pipeline(open_model(model_dir), flags)
+    try:
+        assert state()[:3] == before[:3], (state()[:3], before[:3])
+        assert dict(os.environ) == before[3], dict(os.environ).items() ^ before[3].items()
+        assert repr(vars(flags)) == given, (vars(flags), given)
+    finally:
+        pipeline.shutdown()
+    from llamagen_server.engine import cpu
+    cpu.tune_process(decoder_parameters=1)  # the check would notice: the explicit tuning does change the process
+    assert mmapped_chunks() == 0
+    print("unchanged")
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+@pytest.mark.engine
+def test_building_leaves_threads_malloc_environment_and_arguments_as_they_were(
+    class_model_dir: Path, tmp_path: Path
 ) -> None:
-    if not current_platform.is_cpu():
-        pytest.skip("a GPU's engine needs none")
-    monkeypatch.setattr(vllm_args, "cores", lambda: cores)
-    config = LlamaGenConfig(
-        architectures=["LlamaGenForCausalLM"], dim=dim, n_head=dim // 64, n_kv_head=dim // 64, ffn_hidden_dim=dim
+    script = tmp_path / "trainer.py"
+    script.write_text(UNCHANGED)
+    done = subprocess.run(
+        [sys.executable, str(script), str(class_model_dir)], capture_output=True, text=True, timeout=300, check=False
     )
-    with mock.patch.dict(os.environ):
-        os.environ.pop("VLLM_CPU_OMP_THREADS_BIND", None)
-        os.environ.pop("OMP_NUM_THREADS", None)
-        if given:
-            os.environ["OMP_NUM_THREADS"] = given
-        arguments = vllm_args.engine_args(vllm_args.default_flags(), str(class_model_dir), config)
-        assert os.environ.get("OMP_NUM_THREADS") == threads
-        larger = vllm_args.engine_args(vllm_args.default_flags(block_size=128), str(class_model_dir), config)
-    assert (arguments.distributed_executor_backend is not None) == (threads is not None)
-    assert arguments.block_size == 32
-    assert larger.block_size == 128
+    assert done.returncode == 0, done.stderr
+    assert "unchanged" in done.stdout

@@ -1,38 +1,33 @@
-"""Images and masks of edits."""
+"""Images and masks of edits: reading, token masks, blending."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.helpers.image_files import png
 
 from llamagen_server.core.errors import InvalidRequestError
-from llamagen_server.image_files.files import center_crop, read_image
-from llamagen_server.pipeline.inpaint import Edit, read_edit
+from llamagen_server.image_files.files import read_image_file
+from llamagen_server.image_files.geometry import center_crop
+from llamagen_server.pipeline.inpaint import Inpainting, read_inpainting
 
 SIDE, GRID = 64, 8
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "png")
-    return file.getvalue()
 
 
 def noise(width: int = SIDE, height: int = SIDE) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
 
 
-def masked(marked: np.ndarray) -> bytes:
-    """A mask file whose alpha is 0 where ``marked``."""
-    mask = Image.new("RGBA", marked.shape[::-1])
-    mask.putalpha(Image.fromarray(~marked).convert("L"))
-    return png(mask)
+def mask_file(mask: np.ndarray) -> bytes:
+    """A mask file whose alpha is 0 where ``mask`` is True."""
+    image = Image.new("RGBA", mask.shape[::-1])
+    image.putalpha(Image.fromarray(~mask).convert("L"))
+    return png(image)
 
 
 masks = st.builds(
@@ -41,24 +36,24 @@ masks = st.builds(
 
 
 @given(masks, st.integers(0, 20))
-def test_only_marked_pixels_change_and_all_their_codes_are_free(marked: np.ndarray, feather: int) -> None:
-    edit = read_edit(png(noise()), masked(marked), None, feather, SIDE, GRID)
-    assert (edit.marked == marked).all()
-    drawn = 255 - edit.pixels
-    composed = edit.compose(drawn)
-    assert (composed[~marked] == np.asarray(noise())[~marked]).all()
+def test_only_masked_pixels_change_and_all_their_tokens_are_masked(mask: np.ndarray, feather: int) -> None:
+    inpainting = read_inpainting(png(noise()), mask_file(mask), None, feather, SIDE, GRID)
+    assert (inpainting.mask == mask).all()
+    generated = 255 - inpainting.pixels
+    composed = inpainting.compose(generated)
+    assert (composed[~mask] == np.asarray(noise())[~mask]).all()
     if not feather:
-        assert (composed[marked] == drawn[marked]).all()
-    free = np.array(edit.canvas([7] * 64, GRID).free).reshape(GRID, GRID)
-    assert (free.repeat(8, 0).repeat(8, 1) >= marked).all()
-    assert free.sum() == len({(y // 8, x // 8) for y, x in np.argwhere(marked)})
+        assert (composed[mask] == generated[mask]).all()
+    tokens = np.array(inpainting.token_mask([7] * 64, GRID).masked).reshape(GRID, GRID)
+    assert (tokens.repeat(8, 0).repeat(8, 1) >= mask).all()
+    assert tokens.sum() == len({(y // 8, x // 8) for y, x in np.argwhere(mask)})
 
 
 def test_a_feathered_seam_fades_inwards() -> None:
-    marked = np.zeros((SIDE, SIDE), bool)
-    marked[:, 20:] = True
-    edit = Edit(np.zeros((SIDE, SIDE, 3), np.uint8), marked, feather=8)
-    row = edit.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[32, :, 0].astype(int)
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[:, 20:] = True
+    inpainting = Inpainting(np.zeros((SIDE, SIDE, 3), np.uint8), mask, feather=8)
+    row = inpainting.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[32, :, 0].astype(int)
     assert (row[:20] == 0).all()
     assert 0 < row[21] < row[23] < row[26] < 200
     assert (row[36:60] == 200).all()
@@ -66,64 +61,66 @@ def test_a_feathered_seam_fades_inwards() -> None:
 
 @pytest.mark.parametrize("feather", [1, 8, 256])
 def test_feathering_never_undoes_the_edit(feather: int) -> None:
-    marked = np.zeros((SIDE, SIDE), bool)
-    marked[10:21, 30:41] = True
-    marked[0:3] = True
-    edit = Edit(np.zeros((SIDE, SIDE, 3), np.uint8), marked, feather)
-    composed = edit.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[:, :, 0]
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[10:21, 30:41] = True
+    mask[0:3] = True
+    inpainting = Inpainting(np.zeros((SIDE, SIDE, 3), np.uint8), mask, feather)
+    composed = inpainting.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[:, :, 0]
     assert composed[15, 35] >= 170
     assert composed[1, 30] >= 100  # a thin line beside a thick region
-    assert (composed[marked] > 0).all()
-    assert (Edit(edit.pixels, ~np.zeros_like(marked), feather).compose(np.full_like(edit.pixels, 9)) == 9).all()
+    assert (composed[mask] > 0).all()
+    assert (
+        Inpainting(inpainting.pixels, ~np.zeros_like(mask), feather).compose(np.full_like(inpainting.pixels, 9)) == 9
+    ).all()
 
 
 @pytest.mark.parametrize("keep_rows", [0, 3, 8])
 def test_keep_rows(keep_rows: int) -> None:
-    edit = read_edit(png(noise()), None, keep_rows, 0, SIDE, GRID)
-    canvas = edit.canvas(list(range(64)), GRID)
-    assert canvas.num_known == keep_rows * GRID == canvas.free.count(False)
+    inpainting = read_inpainting(png(noise()), None, keep_rows, 0, SIDE, GRID)
+    token_mask = inpainting.token_mask(list(range(64)), GRID)
+    assert len(token_mask.prefix_tokens) == keep_rows * GRID == token_mask.masked.count(False)
 
 
-def test_the_transparent_part_of_the_image_itself_is_marked() -> None:
+def test_the_transparent_part_of_the_image_itself_is_masked() -> None:
     image = noise().convert("RGBA")
     image.paste((0, 0, 0, 0), (0, 32, 64, 64))
-    edit = read_edit(png(image), None, None, 0, SIDE, GRID)
-    assert edit.marked[32:].all()
-    assert not edit.marked[:32].any()
+    inpainting = read_inpainting(png(image), None, None, 0, SIDE, GRID)
+    assert inpainting.mask[32:].all()
+    assert not inpainting.mask[:32].any()
 
 
 def test_image_and_mask_of_another_size_are_cropped_alike() -> None:
-    marked = np.zeros((150, 300), bool)
-    marked[75:] = True
-    edit = read_edit(png(noise(300, 150)), masked(marked), None, 0, SIDE, GRID)
-    assert edit.pixels.shape == (SIDE, SIDE, 3)
-    assert edit.marked.mean() == pytest.approx(0.5, abs=0.02)
-    assert edit.marked[40:].all()
+    mask = np.zeros((150, 300), bool)
+    mask[75:] = True
+    inpainting = read_inpainting(png(noise(300, 150)), mask_file(mask), None, 0, SIDE, GRID)
+    assert inpainting.pixels.shape == (SIDE, SIDE, 3)
+    assert inpainting.mask.mean() == pytest.approx(0.5, abs=0.02)
+    assert inpainting.mask[40:].all()
 
 
 @given(st.integers(64, 700), st.integers(64, 700), st.integers(0, 9999))
 def test_a_mask_is_cropped_as_its_image(width: int, height: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    marked = np.zeros((height, width), bool)
+    mask = np.zeros((height, width), bool)
     x, y, size = rng.integers(0, width), rng.integers(0, height), max(width, height) // 4
-    marked[y : y + size, x : x + size] = True
-    image = Image.fromarray(np.where(marked[:, :, None], np.uint8([255, 0, 0]), np.uint8([0, 0, 255])))
-    edit = read_edit(png(image), masked(marked), None, 0, SIDE, GRID)
-    red = edit.pixels[:, :, 0] > 140
-    assert (edit.marked >= red).all()
-    assert (edit.marked & ~red).sum() <= 4 * 4 * SIDE  # what is marked beyond it is the seam
+    mask[y : y + size, x : x + size] = True
+    image = Image.fromarray(np.where(mask[:, :, None], np.uint8([255, 0, 0]), np.uint8([0, 0, 255])))
+    inpainting = read_inpainting(png(image), mask_file(mask), None, 0, SIDE, GRID)
+    red = inpainting.pixels[:, :, 0] > 140
+    assert (inpainting.mask >= red).all()
+    assert (inpainting.mask & ~red).sum() <= 4 * 4 * SIDE  # beyond it, only the seam is masked
 
 
 @given(st.integers(0, 639), st.integers(0, 639))
-def test_the_smallest_mark_in_a_large_image_counts(x: int, y: int) -> None:
-    marked = np.zeros((640, 640), bool)
-    marked[y, x] = True
-    edit = read_edit(png(noise(640, 640)), masked(marked), None, 0, SIDE, GRID)
-    assert np.argwhere(edit.marked).tolist() == [[y // 10, x // 10]]
+def test_a_single_masked_pixel_of_a_large_image_counts(x: int, y: int) -> None:
+    mask = np.zeros((640, 640), bool)
+    mask[y, x] = True
+    inpainting = read_inpainting(png(noise(640, 640)), mask_file(mask), None, 0, SIDE, GRID)
+    assert np.argwhere(inpainting.mask).tolist() == [[y // 10, x // 10]]
 
 
 def test_bad_files() -> None:
-    image, half = png(noise()), masked(np.zeros((32, 32), bool))
+    image, half = png(noise()), mask_file(np.zeros((32, 32), bool))
     bad: dict[str, tuple[bytes, bytes | None, int | None]] = {
         "image is not an image file that can be read": (b"hello", None, 1),
         "mask is not an image file that can be read": (image, b"", None),
@@ -135,7 +132,7 @@ def test_bad_files() -> None:
     }
     for message, (file, mask, keep_rows) in bad.items():
         with pytest.raises(InvalidRequestError, match=message):
-            read_edit(file, mask, keep_rows, 0, SIDE, GRID)
+            read_inpainting(file, mask, keep_rows, 0, SIDE, GRID)
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
@@ -143,7 +140,7 @@ def test_damaged_files_are_refused_or_read(data: bytes, cut: int) -> None:
     whole = png(noise())
     for file in (data, whole[:cut] + data, whole[:cut] + data + whole[cut + len(data) :]):
         with contextlib.suppress(ValueError):
-            assert read_image(file).size
+            assert read_image_file(file).size
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 130))
@@ -154,6 +151,6 @@ def test_any_size_is_cropped_to_the_wanted_one(width: int, height: int, side: in
 
 def test_too_narrow_and_too_large_images() -> None:
     with pytest.raises(ValueError, match="1x100, one side may be at most 16 times the other"):
-        read_image(png(Image.new("RGB", (1, 100))))
+        read_image_file(png(Image.new("RGB", (1, 100))))
     with pytest.raises(ValueError, match="9000x9000, at most 67108864 pixels are allowed"):
-        read_image(png(Image.new("1", (9000, 9000))))
+        read_image_file(png(Image.new("1", (9000, 9000))))

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from tests.serving import Server
+from tests.helpers.serving import Server
 
 pytestmark = pytest.mark.engine
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamagen_server.pipeline import build as loading
+from llamagen_server.pipeline import build
 
 
 async def test_captions_are_encoded_together_and_kept(text_model_dir: Path) -> None:
-    stage = loading.text_stage(loading.open_model(text_model_dir), torch.device("cpu"))
+    stage = build.text_stage(build.open_model(text_model_dir), torch.device("cpu"))
     stage._batcher.max_batch = 8
     captions = ["a red circle", "the small blue star on a large green square", "cat"]
     together = await asyncio.gather(*map(stage, captions))
@@ -20,7 +20,7 @@ async def test_captions_are_encoded_together_and_kept(text_model_dir: Path) -> N
     for caption, rows in zip(captions, together, strict=True):
         assert await stage(f"  {caption} ") is rows  # equal once it is cleaned
     assert calls == []
-    alone = loading.text_stage(loading.open_model(text_model_dir), torch.device("cpu"))
+    alone = build.text_stage(build.open_model(text_model_dir), torch.device("cpu"))
     for caption, rows in zip(captions, together, strict=True):
         torch.testing.assert_close(await alone(caption), rows, atol=1e-5, rtol=0)
     for bad, message in (("", "empty"), ("cat " * 500, "tokens, at most")):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import httpx
@@ -13,36 +11,27 @@ import pytest
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 from PIL import Image
+from tests.helpers.image_files import png, read_b64
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
+NOISE_PNG = png(Image.fromarray(NOISE))
 
 
 def lower_half(alpha: int = 0) -> bytes:
-    """A mask that marks the lower half."""
+    """A mask whose lower half has this alpha."""
     mask = np.zeros((64, 64, 4), np.uint8)
     mask[:32, :, 3] = 255
     mask[32:, :, 3] = alpha
-    return png(mask)
+    return png(Image.fromarray(mask))
 
 
 def decoded(b64_json: str | None) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64_json or ""))))
+    return np.asarray(read_b64(b64_json or ""))
 
 
-@pytest.fixture
-async def client(text_client: httpx.AsyncClient) -> AsyncOpenAI:
-    return AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=text_client, max_retries=0)
-
-
-async def test_the_lower_half_is_drawn_anew(client: AsyncOpenAI, text_app: FastAPI) -> None:
-    reply = await client.images.edit(
-        image=("a.png", png(NOISE)),
+async def test_the_lower_half_is_inpainted(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
+    reply = await text_openai.images.edit(
+        image=("a.png", NOISE_PNG),
         mask=("mask.png", lower_half()),
         prompt="a red circle",
         n=2,
@@ -56,48 +45,48 @@ async def test_the_lower_half_is_drawn_anew(client: AsyncOpenAI, text_app: FastA
         assert (pixels[:32] == NOISE[:32]).all()
         assert (pixels[32:] != NOISE[32:]).any()
     pipeline = text_app.state.pipeline
-    codes = await pipeline.encode(NOISE)
+    codes = await pipeline.encode_image(NOISE)
     requests = pipeline.engine.requests
-    assert [list(request.known_codes) for request in requests] == [codes[:32]] * 2
-    assert [list(request.forced_codes) for request in requests] == [codes[:32] + [-1] * 32] * 2
+    assert [list(request.prefix_tokens) for request in requests] == [codes[:32]] * 2
+    assert [list(request.forced_tokens) for request in requests] == [codes[:32] + [-1] * 32] * 2
     assert {(r.sampling.cfg_scale, r.sampling.seed) for r in requests} == {(3.0, 4), (3.0, 5)}
     assert reply.usage is not None
     assert reply.usage.input_tokens_details.image_tokens == 64
     assert reply.usage.total_tokens == reply.usage.input_tokens + 128
 
 
-async def test_nothing_marked_gives_the_image_back(client: AsyncOpenAI, text_app: FastAPI) -> None:
-    reply = await client.images.edit(image=[png(NOISE)], mask=lower_half(alpha=1), prompt="x")
+async def test_an_empty_mask_returns_the_image(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
+    reply = await text_openai.images.edit(image=[NOISE_PNG], mask=lower_half(alpha=1), prompt="x")
     assert reply.data is not None
     assert (decoded(reply.data[0].b64_json) == NOISE).all()
     assert text_app.state.pipeline.engine.requests == []
 
 
-async def test_an_image_is_continued(client: AsyncOpenAI, text_app: FastAPI) -> None:
-    await client.images.edit(image=png(NOISE), prompt="x", extra_body={"keep_rows": 3})
+async def test_an_image_is_continued(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
+    await text_openai.images.edit(image=NOISE_PNG, prompt="x", extra_body={"keep_rows": 3})
     [request] = text_app.state.pipeline.engine.requests
-    assert len(request.known_codes) == 24
+    assert len(request.prefix_tokens) == 24
 
 
-async def test_an_edit_grows(client: AsyncOpenAI) -> None:
-    form: dict[str, Any] = {"image": png(NOISE), "mask": lower_half(), "prompt": "x", "extra_body": {"seed": 4}}
-    stream = await client.images.edit(**form, stream=True, partial_images=3)
+async def test_an_edit_grows(text_openai: AsyncOpenAI) -> None:
+    form: dict[str, Any] = {"image": NOISE_PNG, "mask": lower_half(), "prompt": "x", "extra_body": {"seed": 4}}
+    stream = await text_openai.images.edit(**form, stream=True, partial_images=3)
     seen = [event async for event in stream]
     assert [event.type for event in seen] == ["image_edit.partial_image"] * 3 + ["image_edit.completed"]
     for event in seen:
         assert (decoded(event.b64_json)[:32] == NOISE[:32]).all()
-    alone = await client.images.edit(**form)
+    alone = await text_openai.images.edit(**form)
     assert alone.data is not None
     assert seen[-1].b64_json == alone.data[0].b64_json
     assert alone.usage is not None
     assert seen[-1].usage.total_tokens == alone.usage.total_tokens
 
 
-async def test_bad_edits(client: AsyncOpenAI, text_client: httpx.AsyncClient) -> None:
+async def test_bad_edits(text_openai: AsyncOpenAI, text_client: httpx.AsyncClient) -> None:
     bad: dict[str, dict[str, Any]] = {
         "image is not an image file that can be read": {"image": b"hello"},
-        "image is given 2 times, this model takes one": {"image": [png(NOISE)] * 2},
-        "mask is 1x1, must be 64x64": {"mask": png(np.zeros((1, 1, 4), np.uint8))},
+        "image is given 2 times, this model takes one": {"image": [NOISE_PNG] * 2},
+        "mask is 1x1, must be 64x64": {"mask": png(Image.new("RGBA", (1, 1)))},
         "mask and keep_rows are missing, and the image has no alpha channel": {"mask": openai.omit},
         "mask must be sent as a file": {"mask": openai.omit, "extra_body": {"mask": "x"}},
         "size is '512x512', must be 'auto' or '64x64'": {"size": "512x512"},
@@ -108,9 +97,9 @@ async def test_bad_edits(client: AsyncOpenAI, text_client: httpx.AsyncClient) ->
         "prompt is missing": {"prompt": openai.omit},
     }
     for message, change in bad.items():
-        form: dict[str, Any] = {"image": png(NOISE), "mask": lower_half(), "prompt": "x", **change}
+        form: dict[str, Any] = {"image": NOISE_PNG, "mask": lower_half(), "prompt": "x", **change}
         with pytest.raises(openai.BadRequestError, match=message):
-            await client.images.edit(**form)
+            await text_openai.images.edit(**form)
     for content in ({"json": {"prompt": "x"}}, {"content": b"x", "headers": {"content-type": "multipart/form-data"}}):
         reply = await text_client.post("/v1/images/edits", **content)
         assert reply.status_code == 400, reply.text
@@ -119,7 +108,7 @@ async def test_bad_edits(client: AsyncOpenAI, text_client: httpx.AsyncClient) ->
 
 async def test_class_models_edit_too(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
     reply = await class_client.post(
-        "/v1/images/edits", files={"image": png(NOISE), "mask": lower_half()}, data={"class_id": "3"}
+        "/v1/images/edits", files={"image": NOISE_PNG, "mask": lower_half()}, data={"class_id": "3"}
     )
     assert reply.status_code == 200, reply.text
     [request] = class_app.state.pipeline.engine.requests

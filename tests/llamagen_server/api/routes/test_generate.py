@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 from typing import Any
 
@@ -11,18 +10,20 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from PIL import Image
-from tests.hang_up import hang_up
+from tests.helpers.hang_up import hang_up
+from tests.helpers.image_files import read_b64
 
 from llamagen_server.core.errors import EngineError
-from llamagen_server.engine.vllm_engine import Sampling
+from llamagen_server.core.request import ImageRequest
+from llamagen_server.core.sampling import Sampling
 
 
-async def test_a_prompt_becomes_a_picture(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
+async def test_a_prompt_becomes_an_image(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
     reply = await text_client.post("/generate", json={"prompt": "a red circle", "seed": 5})
     assert reply.status_code == 200, reply.text
     body = reply.json()
-    picture = Image.open(io.BytesIO(base64.b64decode(body["images"][0]["b64_json"])))
-    assert (picture.format, picture.size, picture.mode) == ("PNG", (64, 64), "RGB")
+    image = read_b64(body["images"][0]["b64_json"])
+    assert (image.format, image.size, image.mode) == ("PNG", (64, 64), "RGB")
     assert body["images"][0]["seed"] == 5
     assert body["model"] == "tiny"
     assert body["id"] == reply.headers["x-request-id"]
@@ -52,14 +53,20 @@ async def test_sampling_defaults_are_those_of_the_model(text_client: httpx.Async
     assert given == Sampling(**fields)
 
 
-async def test_picture_j_has_seed_plus_j(class_client: httpx.AsyncClient) -> None:
+async def test_guidance_scale_is_another_name_of_cfg_scale(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+    reply = await class_client.post("/generate", json={"class_id": 3, "guidance_scale": 2.5})
+    assert reply.status_code == 200, reply.text
+    assert class_app.state.pipeline.engine.requests[0].sampling.cfg_scale == 2.5
+
+
+async def test_image_j_has_seed_plus_j(class_client: httpx.AsyncClient) -> None:
     together = (await class_client.post("/generate", json={"class_id": 3, "n": 3, "seed": 10})).json()["images"]
     assert [image["seed"] for image in together] == [10, 11, 12]
     alone = (await class_client.post("/generate", json={"class_id": 3, "seed": 12})).json()["images"]
     assert alone == together[2:]
 
 
-async def test_a_seed_is_drawn_and_told(class_client: httpx.AsyncClient) -> None:
+async def test_a_random_seed_is_chosen_and_returned(class_client: httpx.AsyncClient) -> None:
     first, second = [(await class_client.post("/generate", json={"class_id": 3})).json() for _ in range(2)]
     assert first["images"][0]["seed"] != second["images"][0]["seed"]
     again = await class_client.post("/generate", json={"class_id": 3, "seed": first["images"][0]["seed"]})
@@ -69,8 +76,7 @@ async def test_a_seed_is_drawn_and_told(class_client: httpx.AsyncClient) -> None
 @pytest.mark.parametrize(("output_format", "name"), [("png", "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG")])
 async def test_formats(class_client: httpx.AsyncClient, output_format: str, name: str) -> None:
     reply = await class_client.post("/generate", json={"class_id": 0, "output_format": output_format})
-    file = base64.b64decode(reply.json()["images"][0]["b64_json"])
-    assert Image.open(io.BytesIO(file)).format == name
+    assert read_b64(reply.json()["images"][0]["b64_json"]).format == name
 
 
 async def test_the_accept_header_names_the_format(class_client: httpx.AsyncClient) -> None:
@@ -79,7 +85,7 @@ async def test_the_accept_header_names_the_format(class_client: httpx.AsyncClien
     assert Image.open(io.BytesIO(reply.content)).format == "WEBP"
     body = {"class_id": 0, "response_format": "codes"}
     codes = await class_client.post("/generate", json=body, headers={"accept": "image/webp"})
-    assert len(codes.json()["images"][0]["codes"]) == 64  # what the body asks for comes first
+    assert len(codes.json()["images"][0]["codes"]) == 64  # the body outranks the header
 
 
 @pytest.mark.parametrize("ask", [{"headers": {"accept": "image/*"}}, {"json": {"response_format": "binary"}}])
@@ -100,13 +106,23 @@ async def test_the_file_itself(class_client: httpx.AsyncClient, ask: dict[str, A
         ({}, "prompt is missing", "prompt"),
         ({"prompt": ""}, "the prompt is empty", "prompt"),
         ({"prompt": "word " * 500}, "tokens, at most 120 are allowed", "prompt"),
-        ({"class_id": 3}, "draws from a prompt, not from a class", "class_id"),
+        ({"class_id": 3}, "generates from a prompt, not from a class", "class_id"),
         ({"prompt": 3}, "prompt is 3: input should be a valid string", "prompt"),
         ({"prompt": "x", "n": 0}, "n is 0: input should be greater than or equal to 1", "n"),
         ({"prompt": "x", "n": 11}, "n is 11: input should be less than or equal to 10", "n"),
         ({"prompt": "x", "cfg_scale": "4"}, "cfg_scale is '4': input should be a valid number", "cfg_scale"),
         ({"prompt": "x", "cfg_scale": -1}, "cfg_scale is -1: input should be greater", "cfg_scale"),
         ({"prompt": "x", "cfg_interval": 1.5}, "cfg_interval is 1.5: input should be a valid integer", "cfg_interval"),
+        (
+            {"prompt": "x", "cfg_scale": 3, "guidance_scale": 3},
+            "guidance_scale and cfg_scale are both given: give one",
+            "guidance_scale",
+        ),
+        (
+            {"prompt": "x", "guidance_scale": "four"},
+            "guidance_scale is 'four': input should be a valid number",
+            "guidance_scale",
+        ),
         ({"prompt": "x", "cfg_scale": 1001}, "cfg_scale is 1001", "cfg_scale"),
         ({"prompt": "x", "cfg_interval": 2**70}, "cfg_interval is", "cfg_interval"),
         ({"prompt": "x", "cfg_schedule": "up"}, "cfg_schedule is 'up'", "cfg_schedule"),
@@ -139,7 +155,7 @@ async def test_bad_input_for_a_text_model(
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"prompt": "a dog"}, "draws from a class, not from a prompt: give class_id"),
+        ({"prompt": "a dog"}, "generates from a class, not from a prompt: give class_id"),
         ({}, "class_id is missing, must be 0 to 9"),
         ({"class_id": 10}, "class_id is 10, must be 0 to 9"),
         ({"class_id": -1}, "class_id is -1, must be 0 to 9"),
@@ -179,13 +195,22 @@ async def test_engine_failures(class_client: httpx.AsyncClient, class_app: FastA
     assert (await class_client.post("/generate", json={"class_id": 0})).status_code == 200
 
 
-async def test_one_failed_picture_stops_the_others(class_app: FastAPI) -> None:
-    pipeline = class_app.state.pipeline
-    pipeline.engine.delay = 30
-    from llamagen_server.core.request import ImageRequest
+async def test_one_failed_image_cancels_the_others(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+    engine = class_app.state.pipeline.engine
+    engine.go_on.clear()  # the other two would never end by themselves
+    engine.error, engine.error_seeds = EngineError("the engine failed on this request"), frozenset({11})
+    body = {"class_id": 1, "n": 3, "seed": 10}
+    reply = await class_client.post("/generate", json=body, headers={"x-request-id": "r"})
+    assert (reply.status_code, reply.json()["error"]["message"]) == (503, "the engine failed on this request")
+    assert sorted(engine.aborted) == ["r-0", "r-2"]
+    assert class_app.state.pipeline.admission.in_flight == 0
 
+
+async def test_a_cancelled_request_cancels_all_its_images(class_app: FastAPI) -> None:
+    pipeline = class_app.state.pipeline
+    pipeline.engine.go_on.clear()
     task = asyncio.create_task(pipeline.generate(ImageRequest(class_id=1, n=3), "r"))
-    await asyncio.sleep(0.05)
+    await pipeline.engine.until_requested(3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -193,15 +218,15 @@ async def test_one_failed_picture_stops_the_others(class_app: FastAPI) -> None:
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
-async def test_a_client_that_leaves_stops_the_engine(class_app: FastAPI, path: str) -> None:
+async def test_a_client_that_disconnects_stops_the_engine(class_app: FastAPI, path: str) -> None:
     engine = class_app.state.pipeline.engine
-    engine.delay = 30
+    engine.go_on.clear()
     sent = await hang_up(class_app, path, {"class_id": 1, "n": 2})
     assert sorted(engine.aborted) == ["r-0", "r-1"]
     assert sent[0]["status"] == 499
 
 
-async def test_the_server_says_when_it_is_loading(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
+async def test_a_loading_server_answers_503(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
     assert (await text_client.get("/health")).status_code == 200
     pipeline, text_app.state.pipeline = text_app.state.pipeline, None
     for reply in (await text_client.get("/health"), await text_client.post("/generate", json={"prompt": "x"})):

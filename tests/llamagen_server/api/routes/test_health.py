@@ -1,4 +1,4 @@
-"""Keys, limits, health, metrics, models."""
+"""API keys, body limits, health, metrics, models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
-from tests.llamagen_server.api.conftest import client_of
+from tests.helpers.app import client_of
 
 from llamagen_server.api.app import create_app
-from llamagen_server.api.middleware.api_key import MAX_BODY, MAX_IMAGE_BODY, OPEN_PATHS
+from llamagen_server.api.middleware.api_key import OPEN_PATHS
+from llamagen_server.api.middleware.body_limit import MAX_BODY, MAX_IMAGE_BODY
 from llamagen_server.core.errors import EngineError
 
 
@@ -22,7 +23,7 @@ def locked_app(class_app: FastAPI) -> FastAPI:
     return create_app("tiny", class_app.state.pipeline, api_keys=["s3cret", "other"])
 
 
-async def test_every_route_but_the_open_ones_wants_a_key(locked_app: FastAPI) -> None:
+async def test_every_route_but_the_open_ones_requires_a_key(locked_app: FastAPI) -> None:
     paths = {route.path for route in locked_app.routes}  # type: ignore[attr-defined]
     assert len(paths) > 15
     async with client_of(locked_app) as client:
@@ -40,7 +41,7 @@ async def test_every_route_but_the_open_ones_wants_a_key(locked_app: FastAPI) ->
             assert reply.status_code == status, header
 
 
-def test_the_page_of_the_api_tells_where_a_key_is_needed(locked_app: FastAPI, class_app: FastAPI) -> None:
+def test_the_openapi_page_shows_where_a_key_is_needed(locked_app: FastAPI, class_app: FastAPI) -> None:
     locked, open_ = locked_app.openapi(), class_app.openapi()
     for path, operations in locked["paths"].items():
         for method, operation in operations.items():
@@ -125,7 +126,7 @@ async def test_metrics_count_what_happens(class_client: httpx.AsyncClient, class
     assert after["llamagen_images_in_flight"] == 0
 
 
-async def test_models_tell_what_a_page_needs(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+async def test_the_model_describes_itself(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
     [listed] = (await class_client.get("/v1/models")).json()["data"]
     assert listed["condition"] == "class"
     assert (listed["image_size"], listed["grid_size"], listed["guided"]) == (64, 8, True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
 
 import httpx
@@ -14,20 +13,15 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
-from PIL import Image
+from tests.helpers.image_files import read_b64
 
 
-@pytest.fixture
-async def client(text_client: httpx.AsyncClient) -> AsyncOpenAI:
-    return AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=text_client, max_retries=0)
-
-
-async def test_generate(client: AsyncOpenAI, text_app: FastAPI) -> None:
-    reply = await client.images.generate(
+async def test_generate(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
+    reply = await text_openai.images.generate(
         model="tiny", prompt="a red circle", n=2, size="64x64", quality="high", extra_body={"cfg_scale": 3.0, "seed": 4}
     )
     assert reply.data is not None
-    assert [Image.open(io.BytesIO(base64.b64decode(d.b64_json or ""))).size for d in reply.data] == [(64, 64)] * 2
+    assert [read_b64(d.b64_json or "").size for d in reply.data] == [(64, 64)] * 2
     assert reply.usage is not None
     assert reply.usage.output_tokens == 128
     assert reply.usage.input_tokens_details.text_tokens == reply.usage.input_tokens > 0
@@ -37,17 +31,17 @@ async def test_generate(client: AsyncOpenAI, text_app: FastAPI) -> None:
     }
 
 
-async def test_logprobs(client: AsyncOpenAI) -> None:
-    reply = await client.images.generate(prompt="x", extra_body={"logprobs": True})
+async def test_logprobs(text_openai: AsyncOpenAI) -> None:
+    reply = await text_openai.images.generate(prompt="x", extra_body={"logprobs": True})
     assert reply.data is not None
     assert reply.data[0].model_dump()["logprobs"] == [-1.0] * 64
-    stream = await client.images.generate(prompt="x", stream=True, extra_body={"logprobs": True})
+    stream = await text_openai.images.generate(prompt="x", stream=True, extra_body={"logprobs": True})
     [completed] = [event async for event in stream]
     assert completed.model_dump()["logprobs"] == [-1.0] * 64
 
 
 async def test_requests_of_aiperf(text_client: httpx.AsyncClient) -> None:
-    """What NVIDIA AIPerf 0.13 sends with ``--endpoint-type image_generation`` and reads of the reply."""
+    """NVIDIA AIPerf 0.13 sends these fields with ``--endpoint-type image_generation``, and reads these."""
     body = {"prompt": " unto their hus", "model": "tiny", "response_format": "b64_json", "n": 1}
     reply = (await text_client.post("/v1/images/generations", json=body | {"stream": False})).json()
     assert reply["data"][0]["b64_json"]
@@ -61,27 +55,27 @@ async def test_requests_of_aiperf(text_client: httpx.AsyncClient) -> None:
     assert events[-1]["usage"] == reply["usage"]
 
 
-async def test_models(client: AsyncOpenAI) -> None:
-    assert [model.id async for model in client.models.list()] == ["tiny"]
+async def test_models(text_openai: AsyncOpenAI) -> None:
+    assert [model.id async for model in text_openai.models.list()] == ["tiny"]
 
 
-async def test_errors_are_the_clients_own(client: AsyncOpenAI) -> None:
+async def test_errors_are_the_clients_own(text_openai: AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="size is '512x512', must be 'auto' or '64x64'") as bad:
-        await client.images.generate(prompt="x", size="512x512")
+        await text_openai.images.generate(prompt="x", size="512x512")
     assert (bad.value.param, bad.value.type) == ("size", "invalid_request_error")
     with pytest.raises(openai.NotFoundError, match="model 'gpt-image-1' does not exist; this server has 'tiny'"):
-        await client.images.generate(prompt="x", model="gpt-image-1")
+        await text_openai.images.generate(prompt="x", model="gpt-image-1")
     with pytest.raises(openai.BadRequestError, match="unknown field 'steps'"):
-        await client.images.generate(prompt="x", extra_body={"steps": 3})
+        await text_openai.images.generate(prompt="x", extra_body={"steps": 3})
     for response_format, stream in (("file", False), ("url", True)):
         with pytest.raises(openai.BadRequestError, match=f"response_format is '{response_format}'"):
-            await client.images.generate(prompt="x", stream=stream, response_format=response_format)  # type: ignore[call-overload]
+            await text_openai.images.generate(prompt="x", stream=stream, response_format=response_format)  # type: ignore[call-overload]
     with pytest.raises(openai.NotFoundError, match="/v1/images/variations: Not Found"):
-        await client.post("/images/variations", cast_to=object, body={})
+        await text_openai.post("/images/variations", cast_to=object, body={})
 
 
-async def test_fields_that_openai_knows_are_ignored(client: AsyncOpenAI) -> None:
-    reply = await client.images.generate(
+async def test_fields_that_openai_knows_are_ignored(text_openai: AsyncOpenAI) -> None:
+    reply = await text_openai.images.generate(
         prompt="x",
         background="opaque",
         complexity="low",
@@ -115,18 +109,22 @@ async def test_urls(text_client: httpx.AsyncClient) -> None:
     assert (gone.status_code, gone.json()["error"]["message"]) == (404, "image 'abc.png' does not exist or has expired")
 
 
-async def test_too_much_at_once_is_429(client: AsyncOpenAI, text_app: FastAPI) -> None:
-    text_app.state.pipeline.max_in_flight = 3
+async def test_too_much_at_once_is_429(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
+    text_app.state.pipeline.admission.max_in_flight = 3
     with pytest.raises(openai.BadRequestError, match="n is 4, this server takes 3 at a time"):
-        await client.images.generate(prompt="x", n=4)
-    text_app.state.pipeline.engine.delay = 0.2
-    replies = await asyncio.gather(*(client.images.generate(prompt="x") for _ in range(5)), return_exceptions=True)
+        await text_openai.images.generate(prompt="x", n=4)
+    engine = text_app.state.pipeline.engine
+    engine.go_on.clear()
+    tasks = [asyncio.create_task(text_openai.images.generate(prompt="x")) for _ in range(5)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # a refused one: no other can end yet
+    engine.go_on.set()
+    replies = await asyncio.gather(*tasks, return_exceptions=True)
     refused = [reply for reply in replies if isinstance(reply, openai.RateLimitError)]
     assert len(refused) == 2
-    assert str(refused[0]).find("3 pictures are in flight, at most 3 are allowed") >= 0
+    assert str(refused[0]).find("3 images are in flight, at most 3 are allowed") >= 0
     assert refused[0].response.headers["retry-after"] == "1"
     assert refused[0].request_id
-    await client.images.generate(prompt="x", n=3)  # there is room again
+    await text_openai.images.generate(prompt="x", n=3)  # there is room again
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,4 +1,4 @@
-"""A client that hangs up in the middle of a reply."""
+"""A client that disconnects in the middle of a reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from fastapi import FastAPI
 
 
 async def hang_up(app: FastAPI, path: str, body: dict[str, Any], after: bytes | None = None) -> list[dict[str, Any]]:
-    """Posts ``body`` with request id "r", hangs up once ``after`` has been sent, or soon; returns what was sent."""
+    """Posts ``body`` with request id "r" and disconnects; returns the messages that were sent until then.
+
+    Args:
+        after: disconnects once this has been sent; None: once the engine has the request for every image.
+    """
     incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     incoming.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
     headers = [(b"content-type", b"application/json"), (b"x-request-id", b"r")]
@@ -24,10 +28,9 @@ async def hang_up(app: FastAPI, path: str, body: dict[str, Any], after: bytes | 
             enough.set()
 
     handling = asyncio.create_task(app({**scope, "query_string": b""}, incoming.get, send))
-    if after is None:
-        await asyncio.sleep(0.1)
-    else:
-        await asyncio.wait_for(enough.wait(), 5)
+    engine = app.state.pipeline.engine
+    waiting = engine.until_requested(body.get("n", 1)) if after is None else enough.wait()
+    await asyncio.wait_for(waiting, 30)
     incoming.put_nowait({"type": "http.disconnect"})
-    await asyncio.wait_for(handling, 5)
+    await asyncio.wait_for(handling, 30)
     return sent

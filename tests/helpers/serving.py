@@ -13,7 +13,7 @@ import psutil
 
 
 class Server:
-    """Serves a model directory, by default the demo; ``log`` gets what it writes."""
+    """Serves a model directory, by default the demo. Its output goes to the file ``log``."""
 
     def __init__(self, model_dir: Path | None, log: Path, wait: bool = True) -> None:
         with socket.socket() as free:

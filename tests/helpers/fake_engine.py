@@ -1,0 +1,79 @@
+"""An engine that makes up codes without a model, so that everything around it is tested in milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+from llamagen_server.core.errors import EngineError
+from llamagen_server.engine.interface import EngineOutput, EngineRequest
+
+
+class FakeEngine:
+    """The codes of an image depend on its condition, scale and seed. ``requests`` records every request."""
+
+    def __init__(self, codebook_size: int, num_image_tokens: int) -> None:
+        self.codebook_size = codebook_size
+        self.num_image_tokens = num_image_tokens
+        self.requests: list[EngineRequest] = []
+        self.aborted: list[str] = []
+        self.go_on = asyncio.Event()
+        """Cleared by a test, it keeps every request from its first code."""
+        self.go_on.set()
+        self.step = 0.0
+        """Seconds before each output."""
+        self.error: Exception | None = None
+        self.error_at = 0
+        self.error_seeds: frozenset[int] | None = None
+        """Seeds that ``error`` applies to; None: all."""
+        self.dead = False
+        self._arrival = asyncio.Condition()
+
+    async def until_requested(self, count: int) -> None:
+        """Waits until so many requests have arrived."""
+        async with self._arrival:
+            await self._arrival.wait_for(lambda: len(self.requests) >= count)
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        self.requests.append(request)
+        async with self._arrival:
+            self._arrival.notify_all()
+        try:
+            async for image in self._sample(request):
+                yield image
+        except asyncio.CancelledError:
+            self.aborted.append(request.request_id)
+            raise
+
+    async def _sample(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        seed = request.sampling.seed
+        fails = self.error is not None and (self.error_seeds is None or seed in self.error_seeds)
+        if not fails:
+            await self.go_on.wait()
+        condition = request.condition if isinstance(request.condition, int) else tuple(request.condition.shape)
+        noise = random.Random(repr((condition, request.sampling.cfg_scale, seed)))
+        forced = dict(enumerate(request.forced_tokens))
+        image = EngineOutput(list(request.prefix_tokens), [])
+        for token in range(len(image.codes), self.num_image_tokens):
+            if fails and token >= self.error_at:
+                assert self.error is not None
+                raise self.error
+            code = noise.randrange(self.codebook_size)
+            is_sampled = forced.get(token, -1) < 0
+            image.codes.append(code if is_sampled else forced[token])
+            if request.logprobs:
+                image.logprobs.append(-1.0 if is_sampled else 0.0)
+            new = token + 1 - len(request.prefix_tokens)
+            # As vLLM: after the first code, then after every so many.
+            if request.update_every and (new - 1) % request.update_every == 0:
+                await asyncio.sleep(self.step)
+                yield image
+        yield image
+
+    async def check_health(self) -> None:
+        if self.dead:
+            raise EngineError("the engine stopped; see the server's log")
+
+    def shutdown(self) -> None:
+        self.dead = True

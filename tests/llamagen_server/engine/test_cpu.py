@@ -1,0 +1,31 @@
+"""Tuning of this process for a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llamagen_server.engine import cpu
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of threads that torch was set to; malloc is left alone."""
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")  # an environment that configures malloc is respected
+    return asked
+
+
+@pytest.mark.parametrize(("cores", "parameters", "workers"), [(3, 1000, 3), (3, 2**23, 1), (8, 1000, 1)])
+def test_a_small_decoder_gets_one_thread_per_image_on_few_cores(
+    cores: int, parameters: int, workers: int, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "cores", lambda: cores)
+    assert cpu.tune_process(parameters) == workers
+    assert threads == ([1] if workers > 1 else [])
+
+
+def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert cpu.missing_for_compilation() == "C++ compiler no-such-compiler"

@@ -1,0 +1,49 @@
+"""Environment variables: set for the engine's processes, restored for the caller."""
+
+from __future__ import annotations
+
+import os
+from unittest import mock
+
+import pytest
+
+from llamagen_server.engine.environment import (
+    ENGINE_DEFAULTS,
+    PROCESS_DEFAULTS,
+    engine_environment,
+    set_process_defaults,
+    uses_v2_model_runner,
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_environment():
+    with mock.patch.dict(os.environ, clear=True):
+        yield
+
+
+def test_the_engine_environment_ends_with_its_block() -> None:
+    def start() -> None:
+        with engine_environment({"OMP_NUM_THREADS": "1"}):
+            assert {**ENGINE_DEFAULTS, "OMP_NUM_THREADS": "1"}.items() <= os.environ.items()
+            os.environ.update(KEPT="changed by vLLM", NEW="by vLLM")
+            raise RuntimeError("the engine did not start")
+
+    os.environ["KEPT"] = "before"
+    with pytest.raises(RuntimeError, match="the engine did not start"):
+        start()
+    assert dict(os.environ) == {"KEPT": "before"}
+
+
+def test_a_variable_that_is_set_wins() -> None:
+    os.environ.update(VLLM_USE_V2_MODEL_RUNNER="1", VLLM_LOGGING_LEVEL="DEBUG")
+    set_process_defaults()
+    with engine_environment({"VLLM_NO_USAGE_STATS": "0"}):
+        assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"
+        assert os.environ["VLLM_NO_USAGE_STATS"] == "1"  # our own defaults come first
+    assert os.environ == PROCESS_DEFAULTS | {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_LOGGING_LEVEL": "DEBUG"}
+    assert uses_v2_model_runner()
+
+
+def test_the_v1_model_runner_is_the_default() -> None:
+    assert not uses_v2_model_runner()
