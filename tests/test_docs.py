@@ -52,3 +52,14 @@ def test_python_examples(root: Path, page: str, demo_url: str, tmp_path: Path) -
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_offline_example_of_the_readme(root: Path, tmp_path: Path) -> None:
+    """It runs as a script of its own: the engine's processes import it."""
+    [code] = blocks(root / "README.md", "py")
+    (tmp_path / "offline.py").write_text(code)
+    run = subprocess.run(
+        [sys.executable, "offline.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "(128, 128, 3)" in run.stdout
