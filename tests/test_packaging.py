@@ -1,4 +1,4 @@
-"""What the distribution promises, what may import what, and that the build files keep to it."""
+"""The distribution: entry points, the order of imports, and build files that agree with each other."""
 
 import ast
 import os
@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name as canonical
 
 import llamagen_server
 
-# Each package with the ones of ours that it may import.
+# Each package, with the ones of ours that it may import.
 ALLOWED_IMPORTS = {
     "tokenizer/llamagen_tokenizer": set(),
     "vllm_plugin/vllm_llamagen": {"llamagen_tokenizer"},
@@ -24,16 +24,44 @@ ALLOWED_IMPORTS = {
 OURS = {Path(folder).name for folder in ALLOWED_IMPORTS}
 NO_VLLM = {"llamagen_tokenizer"}
 
+# The folders of the server package, in the order in which imports may run: a folder imports only from itself and from
+# those before it.
+SERVER_ORDER = [
+    "core",
+    "model_dir",
+    "convert",
+    "image_files",
+    "engine",
+    "stages",
+    "pipeline",
+    "bench",
+    "api",
+    "serving",
+    "cli",
+]
 
-def imported_names(source: Path) -> set[str]:
-    """Top-level names of the absolute imports anywhere in a file."""
+
+def imported_modules(source: str) -> set[str]:
+    """Dotted names of the absolute imports anywhere in a source text; ``from a import b`` counts as a and a.b."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names.add(node.module or "")
-    return {name.partition(".")[0] for name in names}
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def imported_packages(source: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported_modules(source.read_text())}
+
+
+def upward_imports(folder: str, source: str) -> list[str]:
+    """Imports of a module in ``folder`` of the server package that point to a folder after it, or to its front door."""
+    allowed = {*SERVER_ORDER[: SERVER_ORDER.index(folder) + 1], "__version__"}
+    inside = [name.split(".") for name in imported_modules(source) if name.startswith("llamagen_server.")]
+    return sorted(".".join(parts) for parts in inside if parts[1] not in allowed)
 
 
 def run(*command: str, root: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -73,8 +101,66 @@ def test_imports_go_one_way(root, folder):
     forbidden = OURS - allowed | ({"vllm"} if package.name in NO_VLLM else set())
     sources = sorted(package.rglob("*.py"))
     assert sources
-    wrong = {str(s.relative_to(root)): found for s in sources if (found := imported_names(s) & forbidden)}
+    wrong = {str(s.relative_to(root)): found for s in sources if (found := imported_packages(s) & forbidden)}
     assert not wrong
+
+
+def test_the_servers_folders_import_in_order(root):
+    package = root / "server" / "llamagen_server"
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert folders == set(SERVER_ORDER)
+    wrong = {}
+    for folder in SERVER_ORDER:
+        for source in (package / folder).rglob("*.py"):
+            if found := upward_imports(folder, source.read_text()):
+                wrong[str(source.relative_to(package))] = found
+    assert not wrong
+    assert {path.name for path in package.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+def test_an_upward_import_is_found():
+    assert (
+        upward_imports("stages", "from llamagen_server.core import metrics\nimport llamagen_server.stages.text") == []
+    )
+    assert upward_imports("stages", "def f():\n    from llamagen_server.api.errors import ApiError") == [
+        "llamagen_server.api.errors",
+        "llamagen_server.api.errors.ApiError",
+    ]
+    assert upward_imports("core", "from llamagen_server import cli") == ["llamagen_server.cli"]
+    assert upward_imports("api", "from llamagen_server import ImageEngine") == ["llamagen_server.ImageEngine"]
+
+
+def test_vllms_modules_are_imported_in_one_place(root):
+    """``from vllm import X`` is vLLM's public API; everything below it goes through vllm_compat."""
+    wrong = []
+    for folder in ("server", "vllm_plugin", "tokenizer", "tests", "demo"):
+        for source in (root / folder).rglob("*.py"):
+            tree = ast.parse(source.read_text())
+            modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)} | {
+                alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
+            }
+            if any(module and module.startswith("vllm.") for module in modules) and source.name != "vllm_compat.py":
+                wrong.append(str(source.relative_to(root)))
+    assert not wrong
+
+
+def test_every_name_of_vllm_compat_has_a_row_in_its_table(root):
+    import vllm_llamagen.vllm_compat as compat
+
+    rows = [line.split("|") for line in compat.__doc__.splitlines() if line.startswith("| ")][1:]
+    named = [name.strip() for row in rows for name in row[1].split(",")]
+    assert sorted(named) == sorted(compat.__all__)
+    assert all(re.fullmatch(r"0\.\d+(, 0\.\d+)*", row[2].strip()) for row in rows)
+
+
+def test_the_public_names_exist_and_are_imported_lazily(root):
+    for name in llamagen_server.__all__:
+        assert getattr(llamagen_server, name)
+    with pytest.raises(AttributeError, match="no attribute 'Pipeline'"):
+        llamagen_server.Pipeline  # noqa: B018
+    code = "import sys, llamagen_server; sys.exit(', '.join({'torch', 'pydantic', 'vllm'} & set(sys.modules)) or 0)"
+    done = run(sys.executable, "-c", code, root=root)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("folder", ALLOWED_IMPORTS)
@@ -135,7 +221,7 @@ def test_pinned_versions_satisfy_the_project(root, project):
         ),
     ],
 )
-def test_install_says_in_one_line_what_is_wrong(root, tmp_path, env, message):
+def test_a_wrong_setting_of_the_installer_is_one_line(root, tmp_path, env, message):
     venv = tmp_path / "venv"
     done = run("scripts/install.sh", str(venv), root=root, **env)
     assert done.returncode == 1

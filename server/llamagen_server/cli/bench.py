@@ -12,7 +12,14 @@ BENCHMARKS = {
 }
 
 
+EXAMPLE = """example:
+  llamagen bench engine --size B --batch 1 8 --baseline eager
+  llamagen bench serve --max-concurrency 1 8 32"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     benchmarks = parser.add_subparsers(metavar="BENCHMARK", required=True)
     for name, (module, text) in BENCHMARKS.items():
         command = benchmarks.add_parser(

@@ -109,7 +109,7 @@ def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int) -> int:
 
 def _check_cpu_flags(args: argparse.Namespace) -> None:
     if args.enable_chunked_prefill:
-        raise ValueError("--enable-chunked-prefill does not work on a CPU: vLLM cannot undo a seeded draw there")
+        raise ValueError("--enable-chunked-prefill does not work on a CPU: vLLM cannot undo a seeded sample there")
 
 
 def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:

@@ -1,1 +1,1 @@
-"""From a request to its images: admission, text, engine, pixels; building all of it from a model directory."""
+"""The pipeline from a request to its images, and building it from a model directory."""

@@ -1,4 +1,4 @@
-"""From a model directory to a running pipeline.
+"""Building a running pipeline from a model directory.
 
 Building leaves the calling process as it was: threads, memory allocator and environment.
 `llamagen_server.engine.cpu.tune_process` changes those, for processes of our own.

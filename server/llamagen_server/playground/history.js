@@ -13,7 +13,7 @@
 
 const LIMIT = 200;
 const STORE = "images";
-const VERSION = 2; // version 1 used other names, see migrate()
+const VERSION = 2; // counts changes of the stored fields; images of an older version are dropped
 
 /** @type {Promise<IDBDatabase> | undefined} */
 let database;
@@ -21,39 +21,15 @@ let database;
 function open() {
   database ??= new Promise((resolve, reject) => {
     const opening = indexedDB.open("llamagen-playground", VERSION);
-    opening.onupgradeneeded = ({ oldVersion }) => {
-      if (oldVersion === 0) opening.result.createObjectStore(STORE, { keyPath: "id" });
-      else if (opening.transaction) migrate(opening.transaction);
+    opening.onupgradeneeded = () => {
+      for (const name of opening.result.objectStoreNames) opening.result.deleteObjectStore(name);
+      opening.result.createObjectStore(STORE, { keyPath: "id" });
     };
     opening.onblocked = () => reject(new Error("another tab still shows an older version of this page"));
     opening.onsuccess = () => resolve(opening.result);
     opening.onerror = () => reject(opening.error);
   });
   return database;
-}
-
-/**
- * Gives the store and the fields of version 1 their present names.
- * @param {IDBTransaction} transaction
- */
-function migrate(transaction) {
-  const store = transaction.objectStore(transaction.objectStoreNames[0] ?? STORE);
-  store.name = STORE;
-  const reading = store.openCursor();
-  reading.onsuccess = () => {
-    const cursor = reading.result;
-    if (!cursor) return;
-    cursor.update({ ...cursor.value, recipe: migrateRecipe(cursor.value.recipe) });
-    cursor.continue();
-  };
-}
-
-/**
- * @param {any} recipe of version 1
- * @returns {Recipe}
- */
-function migrateRecipe({ edit, ...recipe }) {
-  return edit ? { ...recipe, edit: { source: migrateRecipe(edit.source), masked: edit.marked } } : recipe;
 }
 
 /**

@@ -1,7 +1,8 @@
-"""The command line: what goes wrong ends with one line and exit code 2."""
+"""The command line: help, and errors that end with one line and exit code 2."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -14,7 +15,7 @@ from llamagen_server.cli.generate import split_words
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
-    """Runs a command that must fail; returns its one line."""
+    """Runs a command that must fail; returns the last line of its error."""
     with pytest.raises(SystemExit) as end:
         cli.main([str(a) for a in argv])
     assert end.value.code == 2
@@ -29,6 +30,29 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
             cli.main(argv)
         assert end.value.code == 0
         assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_commands_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(rf"^examples?:\n  llamagen {command} ", text, re.M)
+
+
+def test_the_help_of_serve_shows_our_own_flags_first_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    own = ("--host", "--port", "--api-key", "--max-in-flight", "--cfg-branches", "--vq-dtype")
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n  {flag} " in text for flag in own)
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help=all"])
+    text = capsys.readouterr().out
+    first_of_vllm = text.index("\nModelConfig")
+    assert all(0 < text.index(f"\n  {flag} ") < first_of_vllm for flag in own)
+    assert text.index("--tensor-parallel-size") > first_of_vllm
 
 
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +102,7 @@ def test_a_wrong_condition_is_refused_before_the_engine_starts(
     )
 
 
-def test_an_address_that_cannot_be_had_is_news_at_once(
+def test_an_address_in_use_is_reported_before_the_model_loads(
     capsys: pytest.CaptureFixture[str], class_model_dir: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -7,13 +7,10 @@ import io
 import json
 import random
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image, ImageDraw
@@ -175,20 +172,3 @@ async def _edit_events(fields: dict[str, Any], original: Image.Image, keep: Imag
         partial.paste(image.crop((0, 0, SIZE, rows)))
         yield {"type": "image_edit.partial_image", "partial_image_index": i, "b64_json": b64_png(partial)}
     yield {"type": "image_edit.completed", "b64_json": b64_png(image), "seed": int(fields["seed"])}
-
-
-@contextmanager
-def serve(app: FastAPI) -> Iterator[str]:
-    """Serves the app in a thread; yields its address."""
-    config = uvicorn.Config(app, port=0, lifespan="off", ws="none", log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()

@@ -1,0 +1,78 @@
+"""The public Python API, as a stranger would use it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamagen_server import ImageEngine, ImageRequest, InvalidRequestError
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def engine(class_model_dir: Path) -> Iterator[ImageEngine]:
+    with ImageEngine(class_model_dir, enforce_eager=True, max_num_seqs=8) as engine:
+        yield engine
+
+
+def test_generate(engine: ImageEngine) -> None:
+    result = engine.generate(ImageRequest(class_id=3, n=2, seed=7, logprobs=True))
+    assert [image.seed for image in result.images] == [7, 8]
+    for image in result.images:
+        assert (image.pixels.shape, image.pixels.dtype) == ((64, 64, 3), np.uint8)
+        assert len(image.codes) == len(image.logprobs) == 64
+        assert max(image.logprobs) <= 0
+    assert result.condition_tokens == 1
+    assert result.timings.total_ms > 0
+
+
+def test_codes_without_pixels(engine: ImageEngine) -> None:
+    request = ImageRequest(class_id=3, seed=7)
+    [with_pixels], [without] = (engine.generate(request, pixels=pixels).images for pixels in (True, False))
+    assert without.pixels.size == 0
+    assert without.codes == with_pixels.codes
+
+
+def test_a_batch_larger_than_the_engine_keeps_its_order(engine: ImageEngine) -> None:
+    requests = [ImageRequest(class_id=i % 10, seed=i) for i in range(40)]
+    results = engine.generate_batch(requests, pixels=False)
+    assert [result.images[0].seed for result in results] == list(range(40))
+    alone = engine.generate(requests[17], pixels=False)
+    assert alone.images[0].codes == results[17].images[0].codes
+
+
+async def test_async_and_cancelled_requests(engine: ImageEngine) -> None:
+    request = ImageRequest(class_id=3, seed=7)
+    result = await engine.generate_async(request, pixels=False)
+    assert result.images[0].codes == (await engine.generate_batch_async([request], pixels=False))[0].images[0].codes
+    task = asyncio.create_task(engine.generate_batch_async([request] * 2000))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    again = await engine.generate_async(request, pixels=False)  # not behind two thousand others
+    assert again.images[0].codes == result.images[0].codes
+
+
+def test_errors(engine: ImageEngine) -> None:
+    with pytest.raises(InvalidRequestError, match="class_id is 10, must be 0 to 9"):
+        engine.generate(ImageRequest(class_id=10))
+    with pytest.raises(InvalidRequestError, match="generates from a class, not from a prompt"):
+        engine.generate("a red circle")
+    with pytest.raises(ValueError, match="n"):
+        ImageRequest(class_id=1, n=0)
+    with pytest.raises(ValueError, match="vLLM has no engine argument max_sequences"):
+        ImageEngine(max_sequences=3)
+
+
+def test_a_closed_engine_says_so(class_model_dir: Path) -> None:
+    engine = ImageEngine(class_model_dir, enforce_eager=True)
+    engine.close()
+    engine.close()
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        engine.generate(ImageRequest(class_id=3))
