@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("llamagen_server").setLevel(logging.INFO)
     command = argv[0] if argv else ""
     try:
-        args = _parser(argv).parse_args(argv)
+        args = _parse_vllm_flags(argv[1:]) if _takes_vllm_flags(argv) else _parser(argv).parse_args(argv)
         importlib.import_module(MODULES[command]).run(args)
     except (ValueError, OSError) as error:
         _fail(2, command, error)
@@ -65,22 +65,31 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    short_help = argv[:1] == ["serve"] and not {"-h", "--help"}.isdisjoint(argv)
-    parser_class = _vllm_parser() if argv[:1] == ["serve"] and not short_help else argparse.ArgumentParser
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=parser_class)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         command = commands.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", usage=USAGE.get(name)
         )
         if name in argv[:1]:
             module = importlib.import_module(MODULES[name])
-            (module.add_own_arguments if short_help else module.add_arguments)(command)
+            getattr(module, "add_own_arguments", module.add_arguments)(command)
     return parser
 
 
-def _vllm_parser() -> type[argparse.ArgumentParser]:
-    """Returns vLLM's own parser class, which takes JSON and dotted arguments. Importing it takes seconds."""
+def _takes_vllm_flags(argv: list[str]) -> bool:
+    """Whether this is ``serve``, and not its own ``--help``."""
+    return argv[:1] == ["serve"] and {"-h", "--help"}.isdisjoint(argv)
+
+
+def _parse_vllm_flags(argv: list[str]) -> argparse.Namespace:
+    """Parses the arguments of ``serve`` with vLLM's own parser, which takes seconds to import.
+
+    It has JSON and dotted values (``--hf-overrides.rope_base 1e4``), ``--config FILE`` and ``--help=all``.
+    """
+    from llamagen_server.cli import serve
     from vllm_llamagen.vllm_compat import FlexibleArgumentParser
 
-    parser_class: type[argparse.ArgumentParser] = FlexibleArgumentParser
-    return parser_class
+    parser = FlexibleArgumentParser(prog="llamagen serve", usage=USAGE["serve"])
+    serve.add_arguments(parser)
+    args: argparse.Namespace = parser.parse_args(argv)
+    return args

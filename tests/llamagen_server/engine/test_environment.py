@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
@@ -17,9 +18,14 @@ from llamagen_server.engine.environment import (
 
 
 @pytest.fixture(autouse=True)
-def empty_environment():
+def empty_environment() -> Iterator[None]:
     with mock.patch.dict(os.environ, clear=True):
         yield
+
+
+def environment() -> dict[str, str]:
+    """The environment, without the variable that pytest adds."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
 
 
 def test_the_engine_environment_ends_with_its_block() -> None:
@@ -32,7 +38,7 @@ def test_the_engine_environment_ends_with_its_block() -> None:
     os.environ["KEPT"] = "before"
     with pytest.raises(RuntimeError, match="the engine did not start"):
         start()
-    assert dict(os.environ) == {"KEPT": "before"}
+    assert environment() == {"KEPT": "before"}
 
 
 def test_a_variable_that_is_set_wins() -> None:
@@ -40,8 +46,8 @@ def test_a_variable_that_is_set_wins() -> None:
     set_process_defaults()
     with engine_environment({"VLLM_NO_USAGE_STATS": "0"}):
         assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"
-        assert os.environ["VLLM_NO_USAGE_STATS"] == "1"  # our own defaults come first
-    assert os.environ == PROCESS_DEFAULTS | {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_LOGGING_LEVEL": "DEBUG"}
+        assert os.environ["VLLM_NO_USAGE_STATS"] == "0"  # the engine's plan outranks the defaults
+    assert environment() == PROCESS_DEFAULTS | {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_LOGGING_LEVEL": "DEBUG"}
     assert uses_v2_model_runner()
 
 

@@ -1,3 +1,5 @@
+"""The queue of a stage."""
+
 from __future__ import annotations
 
 import asyncio
@@ -10,21 +12,22 @@ from llamagen_server.core import metrics
 from llamagen_server.stages.batcher import Batcher
 
 
-async def test_what_waits_is_done_together_and_the_loop_goes_on() -> None:
+async def test_waiting_items_share_a_call_and_the_loop_goes_on() -> None:
     calls: list[list[int]] = []
-    go = threading.Event()
+    begun, go = threading.Event(), threading.Event()
 
     def square(items: list[int]) -> list[int]:
-        go.wait(10)
+        begun.set()
+        go.wait(60)
         calls.append(items)
         return [item * item for item in items]
 
     with ThreadPoolExecutor(1) as thread:
         batcher = Batcher("decode", square, thread, max_batch=3)
         tasks = [asyncio.create_task(batcher(item)) for item in range(6)]
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(begun.wait, 60)
         assert metrics.WAITING.labels("decode")._value.get() == 3
-        tasks[4].cancel()  # still waiting: it is taken back
+        tasks[4].cancel()  # still waiting: it leaves the queue
         go.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
     assert results[:4] + results[5:] == [0, 1, 4, 9, 25]
@@ -33,7 +36,7 @@ async def test_what_waits_is_done_together_and_the_loop_goes_on() -> None:
     assert metrics.WAITING.labels("decode")._value.get() == 0
 
 
-async def test_an_error_reaches_those_of_its_call_only() -> None:
+async def test_an_error_reaches_the_items_of_its_call_only() -> None:
     def invert(items: list[int]) -> list[float]:
         return [1 / item for item in items]
 
@@ -45,7 +48,7 @@ async def test_an_error_reaches_those_of_its_call_only() -> None:
 
 
 async def test_calls_run_side_by_side() -> None:
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=60)
     running, most = 0, 0
 
     def meet(items: list[int]) -> list[int]:

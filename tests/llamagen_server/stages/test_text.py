@@ -1,3 +1,5 @@
+"""The text stage: batches, and the cache of recent captions."""
+
 from __future__ import annotations
 
 import asyncio
@@ -9,20 +11,20 @@ import torch
 from llamagen_server.pipeline import build
 
 
-async def test_captions_are_encoded_together_and_kept(text_model_dir: Path) -> None:
+async def test_captions_are_encoded_in_a_batch_and_cached(text_model_dir: Path) -> None:
     stage = build.text_stage(build.open_model(text_model_dir), torch.device("cpu"))
     stage._batcher.max_batch = 8
     captions = ["a red circle", "the small blue star on a large green square", "cat"]
     together = await asyncio.gather(*map(stage, captions))
     calls = []
-    encode = stage._encoder.encode
-    stage._encoder.encode = lambda tokens: calls.append(len(tokens)) or encode(tokens)  # type: ignore[method-assign]
-    for caption, rows in zip(captions, together, strict=True):
-        assert await stage(f"  {caption} ") is rows  # equal once it is cleaned
+    encode = stage._encoder.encode_text
+    stage._encoder.encode_text = lambda tokens: calls.append(len(tokens)) or encode(tokens)  # type: ignore[method-assign]
+    for caption, embeds in zip(captions, together, strict=True):
+        assert await stage(f"  {caption} ") is embeds  # equal once it is cleaned
     assert calls == []
     alone = build.text_stage(build.open_model(text_model_dir), torch.device("cpu"))
-    for caption, rows in zip(captions, together, strict=True):
-        torch.testing.assert_close(await alone(caption), rows, atol=1e-5, rtol=0)
+    for caption, embeds in zip(captions, together, strict=True):
+        torch.testing.assert_close(await alone(caption), embeds, atol=1e-5, rtol=0)
     for bad, message in (("", "empty"), ("cat " * 500, "tokens, at most")):
         with pytest.raises(ValueError, match=message):
             await stage(bad)
