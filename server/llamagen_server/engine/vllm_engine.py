@@ -94,6 +94,7 @@ class VLLMEngine:
 
     def shutdown(self) -> None:
         self._llm.shutdown()
+        del self._llm  # its destructor fails when the interpreter is already taking its modules apart
 
     def _prompt(self, request: EngineRequest) -> Any:
         prefix = list(request.prefix_tokens)

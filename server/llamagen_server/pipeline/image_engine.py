@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import sys
 import threading
 import uuid
@@ -63,6 +64,7 @@ class ImageEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="image-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)
 
     def generate(self, request: ImageRequest | str, *, pixels: bool = True) -> GenerationResult:
         """Generates the images of one request.
@@ -99,7 +101,7 @@ class ImageEngine:
         return await asyncio.wrap_future(self._submit(self._generate_batch(requests, pixels)))
 
     def close(self) -> None:
-        """Stops the engine. Images in flight are lost. May be called again."""
+        """Stops the engine. Images in flight are lost. May be called again; the end of the program calls it too."""
         if self._loop.is_closed():
             return
         self._wait(self._cancel_all())
@@ -107,6 +109,7 @@ class ImageEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
         return self

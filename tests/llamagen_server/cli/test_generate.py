@@ -20,11 +20,17 @@ def generate(*words: object) -> str:
     return done.stderr
 
 
+def read(file: Path) -> tuple[str | None, np.ndarray]:
+    """The format and the pixels of an image file."""
+    with Image.open(file) as image:
+        return image.format, np.asarray(image)
+
+
 def test_images_of_several_classes_in_a_folder(class_model_dir: Path, tmp_path: Path) -> None:
     log = generate(class_model_dir, "--class-id", 3, "--class-id", 5, "-n", 2, "--seed", 7, "-o", tmp_path / "images")
     files = sorted((tmp_path / "images").iterdir())
     assert [file.name for file in files] == ["0000.png", "0001.png", "0002.png", "0003.png"]
-    images = [np.asarray(Image.open(file)) for file in files]
+    images = [read(file)[1] for file in files]
     assert {image.shape for image in images} == {(64, 64, 3)}
     assert len({image.tobytes() for image in images}) == 4
     assert "0003.png (seed 8)" in log
@@ -33,5 +39,5 @@ def test_images_of_several_classes_in_a_folder(class_model_dir: Path, tmp_path: 
 def test_prompts_on_one_sheet_and_a_single_image(tmp_path: Path) -> None:
     """The demo model, as in the README."""
     generate("a large red circle", "a green square and a blue circle", "-n", 2, "-o", tmp_path / "sheet.webp")
-    sheet = Image.open(tmp_path / "sheet.webp")
-    assert (sheet.format, sheet.size) == ("WEBP", (2 * 128 + 3 * 8, 2 * 128 + 3 * 8))
+    name, sheet = read(tmp_path / "sheet.webp")
+    assert (name, sheet.shape) == ("WEBP", (2 * 128 + 3 * 8, 2 * 128 + 3 * 8, 3))

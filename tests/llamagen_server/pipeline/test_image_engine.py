@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,9 +72,27 @@ def test_errors(engine: ImageEngine) -> None:
         ImageEngine(max_sequences=3)
 
 
-def test_a_closed_engine_says_so(class_model_dir: Path) -> None:
-    engine = ImageEngine(class_model_dir, enforce_eager=True)
-    engine.close()
-    engine.close()
-    with pytest.raises(RuntimeError, match="the engine is closed"):
-        engine.generate(ImageRequest(class_id=3))
+FORGETFUL = """
+import sys
+from llamagen_server import ImageEngine, ImageRequest
+
+if __name__ == "__main__":
+    first = ImageEngine(sys.argv[1], enforce_eager=True)
+    first.close()
+    first.close()
+    try:
+        first.generate(ImageRequest(class_id=3))
+    except RuntimeError as error:
+        print(error)
+    second = ImageEngine(sys.argv[1], enforce_eager=True)
+    print(len(second.generate(ImageRequest(class_id=3)).images[0].codes))
+"""
+
+
+def test_a_program_may_close_its_engine_or_forget_to(class_model_dir: Path, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(FORGETFUL)
+    command = [sys.executable, str(script), str(class_model_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "the engine is closed\n64\n")
+    assert "Traceback" not in done.stderr
