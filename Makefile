@@ -20,16 +20,16 @@ lint: dev node ## check style and formatting
 	$(BIN)/ruff format --check .
 	node_modules/.bin/biome check --error-on-warnings
 
-types: dev node ## check the annotations
-	$(BIN)/mypy $(ARGS)
+types: dev node ## check the types (Python and JavaScript)
+	$(BIN)/mypy
 	node_modules/.bin/tsc --project tsconfig.json
 
 bench: runtime ## measure the engine's speed (ARGS='--size L --batch 1 8 32')
 	@$(BIN)/llamagen bench engine $(ARGS)
 
-clean: ## remove caches and build output (the virtual environment stays)
+clean: ## remove caches and build output (.venv and node_modules stay)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find server vllm_plugin tokenizer tests demo scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find server vllm_plugin tokenizer tests demo examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 runtime:
 	@scripts/install.sh $(VENV) "$(DEVICE)"

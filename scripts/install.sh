@@ -19,7 +19,7 @@ venv=${1:?usage: scripts/install.sh VENV [DEVICE] [dev]}
 device=${2:-${DEVICE:-}}
 dev=${3:-}
 made_for=$venv/.llamagen-device       # the device of the environment, written when it is made
-unfinished=$venv/.llamagen-unfinished # there while this works: a killed pip can leave half a package behind
+unfinished=$venv/.llamagen-unfinished # exists while this script runs: a killed pip can leave half a package
 log=$venv/install.log
 
 case $device in
@@ -33,7 +33,7 @@ case $device in
 esac
 case $dev in "" | dev) ;; *) die "third argument is '$dev', allowed: dev" ;; esac
 
-# A stamp says what was installed completely: device, folder (the editable install points here) and lists.
+# A stamp records what was installed completely: device, folder (the editable install points here) and lists.
 fingerprint() { echo "$device $PWD $(cat scripts/install.sh pyproject.toml "$@" | cksum)"; }
 has_stamp() { [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.llamagen-$1" 2>/dev/null)" = "$2" ]; }
 runtime_print=$(fingerprint "requirements/$device.txt")
@@ -42,7 +42,7 @@ up_to_date() { has_stamp runtime "$runtime_print" && { [ -z "$dev" ] || has_stam
 
 if up_to_date; then exit 0; fi
 
-# Two at once would tear each other's packages apart.
+# Two installs at the same time would damage each other's packages.
 if command -v flock >/dev/null 2>&1; then
   exec 9>"$venv.lock"
   flock -n 9 || { say "waiting for another install"; flock 9; }
@@ -59,7 +59,7 @@ find_python() {
     echo "$PYTHON"
     return
   fi
-  for candidate in python3 python3.13 python3.12 python3.11; do
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
     if supported "$candidate"; then echo "$candidate"; return; fi
   done
   die "no Python 3.11 to 3.14 found; install one or name it: PYTHON=/path/to/python3"
@@ -72,7 +72,7 @@ make_venv() {
   "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
     die "Python $version has no venv module; install the package python$version-venv (apt install python$version-venv)"
   [ ! -e "$venv" ] || [ -e "$venv/pyvenv.cfg" ] || [ -e "$unfinished" ] ||
-    die "$venv exists and is no virtual environment"
+    die "$venv exists and is not a virtual environment"
   say "making $venv with Python $version for $device"
   # Moved away in one step: an interrupted removal must not pass for an environment.
   rm -rf "$venv.old"

@@ -184,7 +184,7 @@ def hd100_model_dir(
 @pytest.fixture(scope="session")
 def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server with the embedded demo model."""
-    from tests.helpers.serving import Server
+    from tests.helpers.server_process import Server
 
     server = Server(None, tmp_path_factory.mktemp("demo") / "log")
     yield server.url

@@ -1,4 +1,4 @@
-"""The examples of README.md and docs/http.md do what they say, against the embedded demo model."""
+"""The examples of README.md and docs/http.md run against the embedded demo model."""
 
 from __future__ import annotations
 

@@ -118,6 +118,12 @@ def test_the_servers_folders_import_in_order(root):
     assert {path.name for path in package.glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
+def test_core_imports_no_heavy_library(root):
+    heavy = {"torch", "vllm", "transformers", "fastapi", "starlette", "uvicorn", "PIL"}
+    sources = (root / "server" / "llamagen_server" / "core").glob("*.py")
+    assert not {source.name: found for source in sources if (found := imported_packages(source) & heavy)}
+
+
 def test_an_upward_import_is_found():
     assert (
         upward_imports("stages", "from llamagen_server.core import metrics\nimport llamagen_server.stages.text") == []
@@ -133,7 +139,7 @@ def test_an_upward_import_is_found():
 def test_vllms_modules_are_imported_in_one_place(root):
     """``from vllm import X`` is vLLM's public API; everything below it goes through vllm_compat."""
     wrong = []
-    for folder in ("server", "vllm_plugin", "tokenizer", "tests", "demo"):
+    for folder in ("server", "vllm_plugin", "tokenizer", "tests", "demo", "examples", "scripts"):
         for source in (root / folder).rglob("*.py"):
             tree = ast.parse(source.read_text())
             modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)} | {

@@ -11,15 +11,16 @@ from llamagen_server.engine.interface import EngineOutput, EngineRequest
 
 
 class FakeEngine:
-    """The codes of an image depend on its condition, scale and seed. ``requests`` records every request."""
+    """An `Engine`. Codes depend on condition, scale and seed. ``requests`` records every request."""
 
     def __init__(self, codebook_size: int, num_image_tokens: int) -> None:
+        self.max_num_seqs = 256
         self.codebook_size = codebook_size
         self.num_image_tokens = num_image_tokens
         self.requests: list[EngineRequest] = []
         self.aborted: list[str] = []
         self.go_on = asyncio.Event()
-        """Cleared by a test, it keeps every request from its first code."""
+        """While cleared, no request gets its first code."""
         self.go_on.set()
         self.step = 0.0
         """Seconds before each output."""
@@ -31,7 +32,7 @@ class FakeEngine:
         self._arrival = asyncio.Condition()
 
     async def until_requested(self, count: int) -> None:
-        """Waits until so many requests have arrived."""
+        """Waits until ``count`` requests have arrived."""
         async with self._arrival:
             await self._arrival.wait_for(lambda: len(self.requests) >= count)
 
@@ -65,7 +66,7 @@ class FakeEngine:
             if request.logprobs:
                 image.logprobs.append(-1.0 if is_sampled else 0.0)
             new = token + 1 - len(request.prefix_tokens)
-            # As vLLM: after the first code, then after every so many.
+            # As vLLM: after the first code, then after every ``update_every`` codes.
             if request.update_every and (new - 1) % request.update_every == 0:
                 await asyncio.sleep(self.step)
                 yield image

@@ -10,7 +10,7 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 120) 
     """Asks again and again until ``condition`` is true.
 
     Raises:
-        TimeoutError: it is not true after so many seconds.
+        TimeoutError: it is not true after ``seconds`` seconds.
     """
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - another process has no event to wait for

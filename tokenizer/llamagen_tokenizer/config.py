@@ -44,7 +44,7 @@ class VQConfig:
 
     @property
     def downsample(self) -> int:
-        """Downsampling factor: pixels per code of the grid, along one side."""
+        """Downsampling factor: pixels per image token along one side, along one side."""
         return 2 ** (len(self.encoder_ch_mult) - 1)
 
     @classmethod

@@ -13,7 +13,7 @@ from vllm_llamagen.weights import CAPTION_PROJECTION
 
 
 class CaptionProjection(nn.Module):
-    """The caption projection and the learnt "no caption" embedding (official ``CaptionEmbedder``)."""
+    """The caption projection and the learnt unconditional embedding (official ``CaptionEmbedder``)."""
 
     uncond_embedding: Tensor
 
@@ -27,7 +27,7 @@ class CaptionProjection(nn.Module):
         self.register_buffer("uncond_embedding", uncond)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Hidden states of the caption's tokens [n, caption_dim] -> prompt embeddings [n, branches * dim].
+        """Hidden states of the prompt's tokens [n, caption_dim] -> prompt embeddings [n, branches * dim].
 
         The unconditional branch gets the last n rows of ``uncond_embedding``: the official pipeline pads captions on
         the left and masks both branches with the caption's mask. Padding is dropped instead of masked, which is exact.
@@ -37,7 +37,7 @@ class CaptionProjection(nn.Module):
         """
         limit = len(self.uncond_embedding)
         if not 0 < len(hidden_states) <= limit:
-            raise ValueError(f"the caption has {len(hidden_states)} tokens, must have 1 to {limit}")
+            raise ValueError(f"the prompt has {len(hidden_states)} tokens, must have 1 to {limit}")
         unconditional = self.uncond_embedding[limit - len(hidden_states) :]
         branches = [hidden_states.type_as(self.fc1), unconditional][: self.cfg_branches]
         return torch.cat([self._project(branch) for branch in branches], dim=-1)

@@ -29,7 +29,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
     """
     model_config = vllm_config.model_config
     if vllm_config.use_v2_model_runner and model_config.hf_config.condition == "text":
-        # It loses which positions of a prompt are text when a request is resumed or has codes in its prompt.
+        # The V2 runner forgets which prompt positions are text when a request is resumed or has prefix tokens.
         raise ValueError("text models need vLLM's V1 model runner: set VLLM_USE_V2_MODEL_RUNNER=0")
     needed = logits_processor(model_config.hf_config.cfg_branches, vllm_config.use_v2_model_runner)
     configured = [

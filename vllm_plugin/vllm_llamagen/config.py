@@ -113,7 +113,7 @@ class LlamaGenConfig(PreTrainedConfig):
 
     @property
     def num_condition_ids(self) -> int:
-        """Number of vocabulary ids behind the codebook."""
+        """Number of vocabulary ids after the codebook."""
         return self.num_classes + 1 if self.condition == "class" else 1
 
     @property

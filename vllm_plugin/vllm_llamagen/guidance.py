@@ -3,7 +3,7 @@
 A request sets its guidance in ``SamplingParams.extra_args``:
 
 - ``cfg_scale``: number from 0 to 1000. The logits are ``u + cfg_scale * (c - u)`` of the unconditional and the
-  conditional branch: 1 is the conditional model alone, 0 the unconditional one. (Official: only above 1.)
+  conditional branch: 1 is the conditional model alone, 0 the unconditional one. The official code guides above 1 only.
 - ``cfg_interval``: integer >= -1. -1 guides every token. ``k >= 0`` guides the first token and decode steps 0 to k,
   that is image tokens 0 to k + 1; later tokens are conditional only (official ``generate`` and ``decode_n_tokens``).
 - ``cfg_schedule``: the scale over the image. ``constant``; ``linear`` from 1 at the first token to ``cfg_scale`` at the
@@ -142,7 +142,7 @@ def mix_branches(logits: Tensor, scale: Tensor, vocab_size: int) -> Tensor:
     Args:
         logits: [n, 2 * codebook_size], any float dtype, conditional branch first.
         scale: [n], float32.
-        vocab_size: width of the result. The ids behind the codebook are conditions and can never be sampled.
+        vocab_size: width of the result. The ids after the codebook are conditions and can never be sampled.
 
     Returns:
         [n, vocab_size], float32.

@@ -1,4 +1,4 @@
-"""A process group of their own for the engine's processes.
+"""Gives the engine's processes their own process group.
 
 A Ctrl-C in a terminal reaches every process of the group. The engine must not see it: the server first lets requests in
 flight finish and then stops the engine. Processes outside the group do not end with it, so they watch their parent.

@@ -26,7 +26,7 @@ T = TypeVar("T")
 class GuidanceV1(LogitsProcessorV1):
     """Mixes the branches of each row with its request's scale, then applies forced tokens.
 
-    The runner reports when a request enters, leaves or moves within the batch; `requests` follows it by batch row.
+    The runner reports when a request enters, leaves or moves within the batch; `requests` maps batch rows to requests.
     """
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
@@ -85,7 +85,7 @@ class _Request:
 
 
 class UnguidedV1(GuidanceV1):
-    """The same for a model with one branch (``cfg_branches: 1``): forced tokens, and no guidance."""
+    """Applies forced tokens for a model with one branch (``cfg_branches: 1``); there is nothing to mix."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:

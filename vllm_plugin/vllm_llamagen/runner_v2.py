@@ -63,7 +63,7 @@ class GuidanceV2(LogitsProcessorV2):
 
 
 class UnguidedV2(GuidanceV2):
-    """The same for a model with one branch (``cfg_branches: 1``): forced tokens, and no guidance."""
+    """Applies forced tokens for a model with one branch (``cfg_branches: 1``); there is nothing to mix."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:

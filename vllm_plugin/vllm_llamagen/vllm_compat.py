@@ -1,6 +1,6 @@
 """Every import of vLLM from below its top-level package: the list to check when vLLM moves to its next version.
 
-``from vllm import LLM, ModelRegistry, SamplingParams`` is vLLM's public API and may stand in any module. Everything else
+``from vllm import LLM, ModelRegistry, SamplingParams`` is vLLM's public API and may be imported in any module. Everything else
 comes from here; a test fails when another module imports from ``vllm.*``. Nothing is patched or copied. "Since" is the
 first vLLM release that has the name at this place.
 

@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, middleware, error replies and the OpenAPI page put together."""
+"""Assembles the FastAPI application: routes, middleware, error replies, OpenAPI schema."""
 
 from __future__ import annotations
 

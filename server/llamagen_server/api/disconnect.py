@@ -11,7 +11,7 @@ from fastapi import Request
 T = TypeVar("T")
 
 
-class ClientGoneError(Exception):
+class ClientDisconnectedError(Exception):
     """The client disconnected before its reply."""
 
 
@@ -19,14 +19,14 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     """Runs ``work``; cancels it, and with it the engine's work, if the client disconnects.
 
     Raises:
-        ClientGoneError: the client disconnected first.
+        ClientDisconnectedError: the client disconnected first.
     """
     task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ClientGoneError
+        raise ClientDisconnectedError
     finally:
         gone.cancel()
         if not task.done():

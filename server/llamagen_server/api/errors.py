@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from llamagen_server.api.disconnect import ClientGoneError
+from llamagen_server.api.disconnect import ClientDisconnectedError
 from llamagen_server.core.errors import EngineError, InvalidRequestError, OverloadedError, describe
 
 logger = logging.getLogger(__name__)
@@ -100,5 +100,5 @@ def install(app: FastAPI) -> None:
     )
     for kind in expected:
         app.add_exception_handler(kind, handle)
-    for gone in (ClientGoneError, ClientDisconnect):
+    for gone in (ClientDisconnectedError, ClientDisconnect):
         app.add_exception_handler(gone, client_gone)

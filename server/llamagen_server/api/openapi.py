@@ -54,7 +54,7 @@ def events(*names: str) -> dict[str, Any]:
 
 
 def install(app: FastAPI, needs_key: bool) -> None:
-    """Makes the app's OpenAPI schema show its keys, and not FastAPI's own validation error."""
+    """Makes the OpenAPI schema state which routes need a key, and removes FastAPI's own validation error."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -30,8 +30,8 @@ async def stream_events(request: Request, work: Work, render: Render, finish: Fi
     event. A client that disconnects cancels the work.
 
     Args:
-        render: makes the event of a preview or a finished image; None sends none.
-        finish: makes the last event of the stream; None sends none.
+        render: returns the event of a preview or a finished image, or None to send nothing.
+        finish: returns the last event of the stream, or None to send nothing.
     """
     queue: asyncio.Queue[Preview | GeneratedImage | None] = asyncio.Queue()
     task = asyncio.create_task(work(queue.put_nowait))
@@ -47,7 +47,7 @@ async def stream_events(request: Request, work: Work, render: Render, finish: Fi
 
 
 class _EventResponse(StreamingResponse):
-    """Cancels its work when it is over, however it ends and even if it never begins."""
+    """Cancels the generation when the response ends, for whatever reason, even if it never started."""
 
     def __init__(self, events: AsyncIterator[bytes], work: asyncio.Task[GenerationResult]) -> None:
         super().__init__(events, media_type="text/event-stream")

@@ -1,4 +1,4 @@
-"""Speed of the engine alone: vLLM samples the codes of a batch of images, without text encoder and VQ decoder."""
+"""Speed of the engine alone: vLLM samples the codes of a batch of images, without text encoder and image tokenizer."""
 
 from __future__ import annotations
 

@@ -55,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.repeat,
         help="runs per batch size; the median counts (default: %(default)s)",
     )
-    add("--baseline", choices=["eager"], help="also run plain PyTorch as the official code does, in turn")
+    add(
+        "--baseline",
+        choices=["eager"],
+        help="also time eager PyTorch with the operations of the official code; the two alternate",
+    )
     add(
         "--profile",
         action="store_true",

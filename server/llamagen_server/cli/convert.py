@@ -35,7 +35,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--gpt-ckpt", required=True, metavar="F.pt", help="official GPT checkpoint (c2i_*.pt, t2i_*.pt) or your own")
     add("--vq-ckpt", required=True, metavar="F.pt", help="official image tokenizer (vq_ds16_c2i.pt, ...) or your own")
-    add("--out", required=True, metavar="DIR", help="model directory to make; must not exist or be empty")
+    add("--out", required=True, metavar="DIR", help="model directory to make; must be new or empty")
     add(
         "--text-encoder", metavar="DIR|ID", help="T5 or CLIP text encoder of a text model: directory or Hugging Face id"
     )

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("words", metavar="MODEL | PROMPT", nargs="*", help="a model directory (default: the demo model), then captions")
+    add("words", metavar="MODEL | PROMPT", nargs="*", help="a model directory (default: the demo model), then prompts")
     add("--class-id", type=int, action="append", help="class, for a class model; may be repeated")
-    add("--cfg-scale", "--guidance-scale", type=float, help="guidance scale (default: the model's)")
+    add("--cfg-scale", type=float, help="guidance scale (default: the model's)")
+    add("--guidance-scale", type=float, help="an alias of --cfg-scale; give only one")
     add("--cfg-interval", type=int, metavar="K", default=-1, help="guide only image tokens 0 to K + 1 (default: all)")
     add("--cfg-schedule", default="constant", help="constant, linear or cosine (default: constant)")
-    add("--temperature", type=float, help="0 is greedy (default: the model's)")
-    add("--top-k", type=int, help="0 keeps every code (default: the model's)")
-    add("--top-p", type=float, help="1 keeps every code (default: the model's)")
+    add("--temperature", type=float, help="sampling temperature; 0 is greedy (default: the model's)")
+    add(
+        "--top-k",
+        type=int,
+        help="number of most likely codes to sample from; 0 keeps every code (default: the model's)",
+    )
+    add(
+        "--top-p",
+        type=float,
+        help="probability mass of the codes to sample from; 1 keeps every code (default: the model's)",
+    )
     add("--seed", type=int, help="image j uses seed + j (default: random)")
     add("-n", type=int, default=1, help="images per prompt or class (default: %(default)s)")
     add(
@@ -71,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     for request in requests:
         resolve_condition(request, model)
     flags = default_flags(enforce_eager=True, max_num_seqs=min(32, sum(request.n for request in requests)))
-    images = asyncio.run(_generate(load_pipeline(model, flags), requests))
+    images = asyncio.run(_generate(load_pipeline(model, flags, max_in_flight=sys.maxsize), requests))
     _write_images(images, args.out, columns=args.n)
 
 
@@ -95,7 +105,17 @@ def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRe
     ]
     if not conditions:
         raise ValueError("nothing to generate: give a prompt (text models) or --class-id (class models)")
-    names = ("cfg_scale", "cfg_interval", "cfg_schedule", "temperature", "top_k", "top_p", "seed", "n")
+    names = (
+        "cfg_scale",
+        "guidance_scale",
+        "cfg_interval",
+        "cfg_schedule",
+        "temperature",
+        "top_k",
+        "top_p",
+        "seed",
+        "n",
+    )
     options = {name: getattr(args, name) for name in names}
     try:
         return [ImageRequest(**condition, **options) for condition in conditions]
@@ -104,7 +124,7 @@ def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRe
 
 
 def check_out(out: Path) -> None:
-    """Checks that ``out`` can be written, before the model is loaded: the images must not be lost.
+    """Creates the folder of ``out`` and checks that it is writable, before the model loads: no image may be lost.
 
     Raises:
         ValueError: the image format is unknown, or the folder cannot be written to.

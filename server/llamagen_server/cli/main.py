@@ -77,7 +77,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 
 def _takes_vllm_flags(argv: list[str]) -> bool:
-    """Whether this is ``serve``, and not its own ``--help``."""
+    """True for ``serve``, except with ``--help``, which shows our own flags."""
     return argv[:1] == ["serve"] and {"-h", "--help"}.isdisjoint(argv)
 
 

@@ -41,7 +41,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("llamagen-serve").add_argument
     parser.add_argument("model_dir", metavar="MODEL", nargs="?", help="model directory (default: the demo model)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    add("--port", type=int, default=8000, help="port to listen on; 0 chooses a free one (default: %(default)s)")
     add(
         "--api-key",
         action="append",
@@ -54,7 +54,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=MAX_IN_FLIGHT,
         metavar="N",
-        help="images accepted and not finished; more are answered 429 (default: %(default)s)",
+        help="limit of unfinished images; requests beyond it get status 429 (default: %(default)s)",
     )
     add(
         "--cfg-branches",
@@ -67,7 +67,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         "--vq-dtype",
         choices=VQ_DTYPES,
         default="auto",
-        help="dtype of decoding; auto: the image tokenizer's own (float32 for the official ones) on a CPU that "
+        help="dtype of decoding; auto: that of vq/config.json (float32 for official image tokenizers) on a CPU that "
         "computes it in hardware, else float32 (default: %(default)s)",
     )
 

@@ -101,7 +101,7 @@ def _n_head(shapes: Shapes, dim: int, hints: Hints) -> int:
     for name, shape in shapes.items():
         if name.rsplit(".", 1)[-1] == "freqs_cis" and len(shape) == 3 and 2 * shape[1] != dim // n_head:
             raise ValueError(
-                f"{hints.file}: {name} is for heads of {2 * shape[1]}, n_head {n_head} means {dim // n_head}"
+                f"{hints.file}: {name} has heads of size {2 * shape[1]}, but n_head {n_head} means size {dim // n_head}"
             )
     return n_head
 
@@ -136,7 +136,7 @@ def _check_args(inferred: Mapping[str, Any], args: Mapping[str, Any], file: str)
     if not {"multiple_of", "ffn_dim_multiplier"}.isdisjoint(args):
         hidden = ffn_hidden_dim(inferred["dim"], *_ffn_args(args))
         if hidden != inferred["ffn_hidden_dim"]:
-            raise ValueError(f"--gpt-config means {hidden} FFN channels, but {file} has {inferred['ffn_hidden_dim']}")
+            raise ValueError(f"--gpt-config implies {hidden} FFN channels, but {file} has {inferred['ffn_hidden_dim']}")
 
 
 def _ffn_args(args: Mapping[str, Any]) -> tuple[int, float | None]:

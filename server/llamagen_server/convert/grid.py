@@ -50,9 +50,9 @@ def find_grid(shapes: Shapes, hints: Hints, cls_token_num: int) -> int:
     (first, tokens), *others = sources
     for other, value in others:
         if value != tokens:
-            raise ValueError(f"{hints.file}: an image has {tokens} tokens by {first}, but {value} by {other}")
+            raise ValueError(f"{hints.file}: {first} gives {tokens} image tokens, but {other} gives {value}")
     if tokens <= 0 or math.isqrt(tokens) ** 2 != tokens:
-        raise ValueError(f"{hints.file}: an image has {tokens} tokens by {first}, which is not a square grid")
+        raise ValueError(f"{hints.file}: {first} gives {tokens} image tokens, which is not a square grid")
     return math.isqrt(tokens)
 
 
@@ -63,7 +63,7 @@ def _sources(shapes: Shapes, hints: Hints, cls_token_num: int) -> Iterator[tuple
     if (block_size := hints.model_args.get("block_size")) is not None:
         yield "block_size in --gpt-config", _positive(block_size, "block_size in --gpt-config")
     if {"image_size", "downsample_size"} <= hints.trainer_args.keys():
-        yield "the training arguments in the file", _trained_image_tokens(hints)
+        yield "the trainer's command line", _trained_image_tokens(hints)
     for name, shape in shapes.items():
         if name.rsplit(".", 1)[-1] == "freqs_cis" and len(shape) == 3:  # [condition + image tokens, head_dim / 2, 2]
             yield name, shape[0] - cls_token_num
@@ -72,7 +72,7 @@ def _sources(shapes: Shapes, hints: Hints, cls_token_num: int) -> Iterator[tuple
 def _file_name(hints: Hints) -> Iterator[tuple[str, int]]:
     """Yields the official file name as a source.
 
-    All released networks were trained on 16 pixels per image token, so the name means nothing beside another image
+    All released networks were trained on 16 pixels per image token, so the name means nothing with another image
     tokenizer.
     """
     match = OFFICIAL_NAME.fullmatch(hints.file.replace("\\", "/").rsplit("/", 1)[-1])
@@ -95,7 +95,8 @@ def _trained_image_tokens(hints: Hints) -> int:
 def _image_tokens(image_size: int, downsample: int, name: str) -> int:
     if image_size <= 0 or image_size % downsample:
         raise ValueError(
-            f"{name} is {image_size}, must be a positive multiple of {downsample}, the image tokenizer's factor"
+            f"{name} is {image_size}, must be a positive multiple of {downsample}, "
+            "the image tokenizer's downsampling factor"
         )
     return int((image_size // downsample) ** 2)
 

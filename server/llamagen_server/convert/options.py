@@ -19,7 +19,7 @@ class ConvertOptions:
     vq_ckpt: str | Path
     """Checkpoint of the image tokenizer, official (``vq_ds16_c2i.pt``, ...) or of your own training."""
     out: str | Path
-    """Model directory to make; must not exist or be empty."""
+    """Model directory to make; must be new or empty."""
     text_encoder: str | Path | None = None
     """Directory or Hugging Face id of a T5 or CLIP text encoder; required for text models only."""
     gpt_config: str | Path | None = None

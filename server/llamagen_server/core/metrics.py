@@ -1,4 +1,4 @@
-"""Prometheus metrics of this server. vLLM registers its own beside them; ``GET /metrics`` shows both."""
+"""Prometheus metrics of this server. vLLM registers its own alongside them; ``GET /metrics`` shows both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from llamagen_server.core.errors import InvalidRequestError, OverloadedError
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 
-REPLIES = Counter("llamagen_http_replies", "Replies by HTTP status; 499: the client had disconnected.", ["status"])
+REPLIES = Counter(
+    "llamagen_http_replies",
+    "Replies by HTTP status. 499: the client disconnected; aborted: no reply was started.",
+    ["status"],
+)
 REQUESTS = Counter("llamagen_requests", "Requests for images, by outcome.", ["outcome"])
 IMAGES = Counter("llamagen_images", "Finished images.")
 IN_FLIGHT = Gauge("llamagen_images_in_flight", "Images that are accepted and not finished.")
@@ -24,11 +28,17 @@ LAG = Histogram(
     "Delay between the time a callback is due and the time the event loop runs it.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0),
 )
-FIRST_PREVIEW = Histogram("llamagen_first_preview_seconds", "From the request to its first preview.", buckets=SECONDS)
-REQUEST = Histogram("llamagen_request_seconds", "From a request for images to its last image.", buckets=SECONDS)
+FIRST_PREVIEW = Histogram(
+    "llamagen_first_preview_seconds", "Seconds from a request to the first preview of its first image.", buckets=SECONDS
+)
+REQUEST = Histogram(
+    "llamagen_request_seconds", "Seconds from a request for images to its end, whatever its outcome.", buckets=SECONDS
+)
 
 OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
 STAGES = ("text", "engine", "decode", "encode", "file")
+"""Timed steps of a request. Text, decode (codes to pixels) and encode (pixels to codes) have a queue of ours,
+the engine has vLLM's; file makes the image file."""
 LAG_INTERVAL = 0.02
 """Seconds between two measurements of the event loop's lag."""
 

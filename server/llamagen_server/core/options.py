@@ -6,4 +6,4 @@ MAX_IN_FLIGHT = 1024
 """Default limit of the images that are accepted and not finished."""
 
 VQ_DTYPES = ("auto", "float32", "bfloat16")
-"""dtypes of decoding. ``auto``: the image tokenizer's own on a CPU that computes it in hardware, else float32."""
+"""dtypes of decoding. ``auto``: the one in vq/config.json on a CPU that computes it in hardware, else float32."""

@@ -16,18 +16,18 @@ Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
 
 
 class ImageRequest(BaseModel):
-    """Images of one prompt or one class. Omitted sampling fields take the model's defaults."""
+    """A request for images of one prompt or one class. Omitted sampling fields get the model's defaults."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompt: str | None = Field(default=None, description="Caption, for text models.")
+    prompt: str | None = Field(default=None, description="Prompt, for text models.")
     class_id: int | None = Field(default=None, description="Class, for class models.")
     class_label: str | None = Field(default=None, description="Name of a class, for class models with labels.")
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="Number of images.")
     cfg_scale: Scale | None = Field(
         default=None, description="Guidance scale: 1 is the conditional model alone, 0 the unconditional one."
     )
-    guidance_scale: Scale | None = Field(default=None, description="Another name of cfg_scale: give one of the two.")
+    guidance_scale: Scale | None = Field(default=None, description="An alias of cfg_scale; give only one.")
     cfg_interval: Annotated[int, Field(ge=-1, le=MAX_INT)] = Field(
         default=-1, description="-1 guides every token, k >= 0 guides image tokens 0 to k + 1."
     )
@@ -35,14 +35,21 @@ class ImageRequest(BaseModel):
         default="constant", description="The scale over the image: constant, or rising from 1 to cfg_scale."
     )
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = Field(
-        default=None, description="0 always takes the most likely code."
+        default=None, description="Sampling temperature; 0 always picks the most likely code."
     )
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = Field(default=None, description="0 keeps every code.")
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, description="1 keeps every code.")
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = Field(
+        default=None, description="Number of most likely codes to sample from; 0 keeps every code."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Probability mass of the codes to sample from; 1 keeps every code."
+    )
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         default=None, description="Image j uses seed + j. If omitted, a random seed is chosen and returned."
     )
-    logprobs: bool = Field(default=False, description="Also return the log-probability of each sampled code.")
+    logprobs: bool = Field(
+        default=False,
+        description="Also return log-probabilities: of each code, in the distribution that it is sampled from.",
+    )
 
     @model_validator(mode="after")
     def accept_guidance_scale(self) -> Self:

@@ -12,7 +12,7 @@ Pixels = NDArray[np.uint8]
 """An image [height, width, 3], uint8."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GeneratedImage:
     """A finished image."""
 
@@ -23,12 +23,13 @@ class GeneratedImage:
     pixels: Pixels
     """[height, width, 3]; [0, 0, 3] if the request asked for codes only."""
     seed: int
-    """Generates this image again."""
+    """Seed of this image: a request with it and n = 1 generates the image again."""
     logprobs: list[float]
-    """Log-probability of each sampled code in the guided distribution; empty if the request did not ask for it."""
+    """Log-probability of each code after the prefix tokens, in the distribution that it is sampled from (after
+    guidance, temperature, top-k and top-p); 0 for forced tokens. Empty if the request did not ask for it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Preview:
     """An unfinished image. Its later tokens are filled in (`llamagen_server.pipeline.previews.fill`)."""
 
@@ -45,7 +46,7 @@ OnEvent = Callable[[Preview | GeneratedImage], None]
 
 @dataclass
 class Timings:
-    """Milliseconds by stage; those of the slowest image where there are several."""
+    """Milliseconds by stage. Engine and decode are the maximum over the images; engine includes decoding previews."""
 
     text_ms: float = 0.0
     engine_ms: float = 0.0

@@ -21,7 +21,7 @@ class Sampling:
     cfg_schedule: str
     """Scale over the image: ``constant``, or rising from 1 to ``cfg_scale`` (``linear``, ``cosine``)."""
     temperature: float
-    """0 to 2; 0 always takes the most likely code."""
+    """0 to 2; 0 always picks the most likely code."""
     top_k: int
     """Number of most likely codes that are kept; 0 keeps every code."""
     top_p: float

@@ -32,7 +32,7 @@ class EnginePlan:
 
     arguments: AsyncEngineArgs
     environment: dict[str, str] = field(default_factory=dict)
-    """Variables for the engine's processes, beside `environment.ENGINE_DEFAULTS`."""
+    """Variables for the engine's processes, in addition to `environment.ENGINE_DEFAULTS`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,7 @@ def plan_engine(flags: argparse.Namespace, model_path: str, config: LlamaGenConf
 
 
 def free_gpu_share() -> float:
-    """Returns the share of the GPU's memory for the engine: what the stages left free, less 1 GiB for its context."""
+    """Returns the engine's share of the GPU's memory: 95 % of what the stages left free, less 1 GiB for its context."""
     free, total = torch.cuda.mem_get_info()
     return round((0.95 * free - 2**30) / total, 3)
 

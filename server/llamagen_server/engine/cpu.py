@@ -31,16 +31,17 @@ def threads_on_few_cores(parameters: int) -> int | None:
     return 1 if parameters < SMALL_NETWORK else cores()
 
 
-def tune_process(decoder_parameters: int) -> int:
+def tune_process(vq_parameters: int) -> int:
     """Tunes this process, which must be our own, for decoding images on a CPU.
 
-    Freed memory is kept, and on few cores a small decoder gets one thread, so that several images decode side by side.
+    Freed memory is kept. On few cores, a small image tokenizer gets one thread, so that several images are decoded
+    side by side.
 
     Returns:
         The number of images to decode at a time.
     """
     _keep_freed_memory()
-    if threads_on_few_cores(decoder_parameters) != 1:
+    if threads_on_few_cores(vq_parameters) != 1:
         return 1
     torch.set_num_threads(1)
     return cores()
@@ -68,7 +69,7 @@ def has_bfloat16_units() -> bool:
 
 
 def missing_for_compilation() -> str | None:
-    """Returns what torch.compile needs on a CPU and this machine lacks: a C++ compiler, Python's headers; else None."""
+    """Returns the missing prerequisite of torch.compile on a CPU (C++ compiler or Python headers), or None."""
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
         return f"C++ compiler {compiler}"

@@ -1,4 +1,4 @@
-"""Every environment variable that this project sets, and when.
+"""Sets environment variables, and restores them.
 
 vLLM and its libraries read much of their configuration from the environment. Only two functions set it:
 
@@ -7,15 +7,20 @@ vLLM and its libraries read much of their configuration from the environment. On
   the calling process, which may be somebody else's trainer, gets its own back. `unchanged_environment` does the latter
   alone, for code that only imports vLLM: its imports change the environment too.
 
-A variable that is already set is left alone. This module imports neither torch nor vLLM.
+The values below are defaults; an engine's plan adds its own (threads, process group). A variable that is already set is
+left alone. This module imports neither torch nor vLLM.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+
+SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
+"""Engine and decoder share a CPU's cores: a thread that waits for others must not keep them from running."""
 
 PROCESS_DEFAULTS = {
     # Quiet libraries: the log belongs to this server.
@@ -24,14 +29,13 @@ PROCESS_DEFAULTS = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TORCH_LOGS": "-torch._library.triton",  # "Triton not available", on every CPU
     "PYTHONWARNINGS": "ignore::FutureWarning",  # torch warns about its own code
-    # Engine and decoder share a CPU's cores: a thread that waits for others must not keep them from running.
-    "GOMP_SPINCOUNT": "10000",
+    **SHORT_SPIN,
 }
 """For this process and its children. torch and vLLM read them when they are imported."""
 
 ENGINE_DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",
-    # A forked engine would neither load our plugin anew nor read its own environment.
+    # A forked engine would neither reload our plugin nor read its own environment.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # The V2 runner stays off until it is verified on a GPU.
     "VLLM_USE_V2_MODEL_RUNNER": "0",
@@ -39,13 +43,20 @@ ENGINE_DEFAULTS = {
 """For the engine's processes, on every device."""
 
 CPU_ENGINE_DEFAULTS = {
-    # vLLM cannot load again what it saves of an ahead-of-time compilation on a CPU.
+    # On a CPU, vLLM cannot reload its own ahead-of-time compilation cache.
     "VLLM_USE_AOT_COMPILE": "0",
     # Large pages for tensors and for what kernels allocate: a decode step reads all weights.
     "THP_MEM_ALLOC_ENABLE": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    **SHORT_SPIN,
 }
-"""For the engine's processes on a CPU, beside `ENGINE_DEFAULTS`."""
+"""For the engine's processes on a CPU, in addition to `ENGINE_DEFAULTS`."""
+
+CHANGED_BY_VLLM = re.compile(
+    r"VLLM_|TORCHINDUCTOR_|TRITON_|TILELANG_|PYTORCH_NVML_BASED_CUDA_CHECK$|NUMEXPR_MAX_THREADS$|LD_PRELOAD$"
+    r"|LD_LIBRARY_PATH$|LOCAL_WORLD_SIZE$|RAY_ADDRESS$|QT_QPA_"
+)
+"""Names of the variables that vLLM and the libraries it imports (OpenCV among them) change in the calling process."""
 
 _lock = threading.RLock()
 
@@ -63,23 +74,32 @@ def engine_environment(more: Mapping[str, str] | None = None) -> Iterator[None]:
     ``os.environ`` belongs to the whole process, so other threads see the change meanwhile. Engines that start at
     the same time wait for each other.
     """
-    with unchanged_environment():
-        for name, value in {**ENGINE_DEFAULTS, **(more or {})}.items():
+    ours = {**ENGINE_DEFAULTS, **(more or {})}
+    with unchanged_environment(ours):
+        for name, value in ours.items():
             os.environ.setdefault(name, value)
         yield
 
 
 @contextmanager
-def unchanged_environment() -> Iterator[None]:
-    """Restores the environment at the end of a block, or of a function that it decorates."""
+def unchanged_environment(names: Collection[str] = ()) -> Iterator[None]:
+    """Restores ``names`` and vLLM's variables at the end of a block, or of a function that it decorates.
+
+    All other variables are left alone: another thread may have set them meanwhile.
+    """
     with _lock:
         before = dict(os.environ)
         try:
             yield
         finally:
-            for name in os.environ.keys() - before.keys():
-                del os.environ[name]
-            os.environ.update(before)
+            for name in os.environ.keys() | before.keys():
+                value = before.get(name)
+                if os.environ.get(name) == value or not (name in names or CHANGED_BY_VLLM.match(name)):
+                    continue
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def uses_v2_model_runner() -> bool:

@@ -1,4 +1,4 @@
-"""The engine's interface: one request per image, codes that grow."""
+"""The engine's interface: one request per image, whose codes arrive as they are sampled."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class EngineRequest:
 
     request_id: str
     condition: int | Tensor
-    """A class id, or the prompt embeddings of a caption, [tokens, branches * dim]."""
+    """A class id, or the prompt embeddings of a text model, [tokens, branches * dim]."""
     sampling: Sampling
     prefix_tokens: Sequence[int] = ()
-    """Codes of the first image tokens. They enter with the prompt; sampling starts behind them."""
+    """Codes of the first image tokens. They enter with the prompt; sampling starts after them."""
     forced_tokens: Sequence[int] = ()
-    """Code of each image token that the engine must take, -1 where it samples."""
+    """Code of each image token in raster order; -1 where the engine samples. Empty: it samples all."""
     update_every: int | None = None
     """Codes between two outputs; None: only the finished image."""
     logprobs: bool = False
@@ -35,12 +35,15 @@ class EngineOutput:
     codes: list[int]
     """In raster order, the prefix tokens included."""
     logprobs: list[float]
-    """Log-probability of each sampled code in the guided distribution; empty if the request did not ask for it."""
+    """As in `core.results.GeneratedImage`."""
 
 
 class Engine(Protocol):
+    max_num_seqs: int
+    """Images that the engine computes at a time."""
+
     def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        """Yields the image as it grows, and at last the finished one.
+        """Yields the codes sampled so far, and finally the complete image.
 
         Closing the iterator or cancelling the task that reads it stops the engine's work on the request.
 
@@ -54,4 +57,6 @@ class Engine(Protocol):
         """Raises `EngineError` if the engine is not running."""
         ...
 
-    def shutdown(self) -> None: ...
+    def shutdown(self) -> None:
+        """Stops the engine. May be called again; requests then fail with `EngineError`."""
+        ...

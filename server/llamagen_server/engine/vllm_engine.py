@@ -60,7 +60,8 @@ class VLLMEngine:
     """vLLM's AsyncLLM, one request per image."""
 
     def __init__(self, llm: AsyncLLM) -> None:
-        self._llm = llm
+        self._llm: AsyncLLM | None = llm
+        self.max_num_seqs: int = llm.vllm_config.scheduler_config.max_num_seqs
         config = llm.model_config.hf_config
         self._first_condition_id = config.codebook_size
         self._num_image_tokens = config.num_image_tokens
@@ -70,7 +71,9 @@ class VLLMEngine:
 
         image = EngineOutput(list(request.prefix_tokens), [])
         try:
-            async for output in self._llm.generate(self._prompt(request), self._params(request), request.request_id):
+            async for output in self._running().generate(
+                self._prompt(request), self._params(request), request.request_id
+            ):
                 [new] = output.outputs
                 image.codes += new.token_ids
                 if new.logprobs:
@@ -88,13 +91,20 @@ class VLLMEngine:
         from vllm_llamagen.vllm_compat import EngineDeadError
 
         try:
-            await self._llm.check_health()
+            await self._running().check_health()
         except EngineDeadError as error:
             raise EngineError(STOPPED) from error
 
     def shutdown(self) -> None:
-        self._llm.shutdown()
-        del self._llm  # its destructor fails when the interpreter is already taking its modules apart
+        # The reference goes too: vLLM's destructor fails when the interpreter is already taking its modules apart.
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown()
+
+    def _running(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineError(STOPPED)
+        return self._llm
 
     def _prompt(self, request: EngineRequest) -> Any:
         prefix = list(request.prefix_tokens)

@@ -55,6 +55,6 @@ def read_image_file(data: bytes) -> Image.Image:
 _reader = ThreadPoolExecutor(2, thread_name_prefix="read-image")
 
 
-async def in_reader(read: Callable[[], T]) -> T:
+async def run_in_reader_thread(read: Callable[[], T]) -> T:
     """Runs ``read``, which reads image files, off the event loop. Two run at a time: each takes memory and seconds."""
     return await asyncio.get_running_loop().run_in_executor(_reader, read)

@@ -11,7 +11,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        ValueError: the file is missing, unreadable, not JSON or no object; one line that names the file.
+        ValueError: the file is missing, unreadable, not JSON or not an object; one line that names the file.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))

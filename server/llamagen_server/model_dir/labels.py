@@ -15,7 +15,7 @@ def read_labels(path: str | Path, num_classes: int) -> Labels:
     """Reads ``{"0": ["tench", "Tinca tinca"], "1": "goldfish", ...}``; classes may be missing.
 
     Raises:
-        ValueError: the file is no JSON object of that form, or an id is not in 0 to ``num_classes - 1``.
+        ValueError: the file is not a JSON object of that form, or an id is not in 0 to ``num_classes - 1``.
     """
     return {_class_id(key, num_classes, path): _names(key, value, path) for key, value in read_object(path).items()}
 

@@ -26,7 +26,9 @@ class Admission:
             OverloadedError: there are not enough places now.
         """
         if images > self.max_in_flight:
-            raise InvalidRequestError(f"n is {images}, this server takes {self.max_in_flight} at a time", "n")
+            raise InvalidRequestError(
+                f"n is {images}, must be at most {self.max_in_flight}, the server's limit of images in flight", "n"
+            )
         if self.in_flight + images > self.max_in_flight:
             raise OverloadedError(f"{self.in_flight} images are in flight, at most {self.max_in_flight} are allowed")
         self._count(images)

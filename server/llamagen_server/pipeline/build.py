@@ -42,7 +42,7 @@ def open_model(path: str | Path | None, cfg_branches: int = 2) -> ModelDir:
         cfg_branches: 1 for a model that never guides, at half the work.
 
     Raises:
-        ModelDirError: the directory cannot be served; the message says why.
+        ModelDirError: the directory cannot be served; the message states why.
     """
     model = ModelDir.open(path or DEMO_MODEL)
     model.config.cfg_branches = cfg_branches
@@ -51,7 +51,6 @@ def open_model(path: str | Path | None, cfg_branches: int = 2) -> ModelDir:
     return model
 
 
-@unchanged_environment()
 def build_pipeline(
     model: ModelDir,
     flags: argparse.Namespace | None = None,
@@ -99,7 +98,7 @@ def stage_device() -> torch.device:
 def image_tokenizer_stage(
     model: ModelDir, device: torch.device, dtype: str = "auto", workers: int = 1
 ) -> ImageTokenizerStage:
-    """Loads the stage after the engine. It decodes in ``dtype``, one of `core.options.VQ_DTYPES`."""
+    """Loads the image tokenizer stage, which decodes in ``dtype``, one of `core.options.VQ_DTYPES`."""
     if dtype == "auto":
         dtype = model.vq_config.dtype if device.type == "cpu" and cpu.has_bfloat16_units() else "float32"
     logger.info("decoding pixels in %s", dtype)
@@ -108,7 +107,7 @@ def image_tokenizer_stage(
 
 
 def text_stage(model: ModelDir, device: torch.device) -> TextStage:
-    """Loads the stage before the engine of a text model; on a GPU in bfloat16, as in the official sampler."""
+    """Loads the text stage of a text model; in bfloat16 on a GPU, as the official sampler does."""
     assert model.text_encoder is not None
     config = model.config
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -1,4 +1,4 @@
-"""The condition of a request: the caption of a text model, the class of a class model."""
+"""The condition of a request: the prompt of a text model, the class of a class model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llamagen_server.model_dir import ModelDir
 
 
 def resolve_condition(request: ImageRequest, model: ModelDir) -> str | int:
-    """Returns the caption for a text model, the class id for a class model.
+    """Returns the prompt for a text model, the class id for a class model.
 
     Raises:
         InvalidRequestError: the condition is missing, of the other kind, or unknown to the model.

@@ -20,18 +20,16 @@ from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.results import GenerationResult
 from llamagen_server.engine.arguments import default_flags
 from llamagen_server.pipeline.build import build_pipeline, open_model
-from llamagen_server.pipeline.pipeline import together
+from llamagen_server.pipeline.condition import resolve_condition
+from llamagen_server.pipeline.pipeline import Pipeline, together
 
 T = TypeVar("T")
-
-MAX_CONCURRENT = 256
-"""Requests of a batch that the engine holds at a time: more would only wait there, with their prompt embeddings."""
 
 
 class ImageEngine:
     """Generates images with one model, in the calling program.
 
-    The engine runs in a process of its own and the calling process stays as it was: threads, memory allocator and
+    The engine runs in a process of its own, and the calling process stays as it was: threads, memory allocator and
     environment are untouched. Close the engine when it is no longer needed, or use it as a context manager::
 
         with ImageEngine("models/t2i-xl") as engine:
@@ -58,12 +56,25 @@ class ImageEngine:
             ValueError: the model directory or an argument is wrong.
             EngineError: the engine did not start.
         """
-        self._pipeline = build_pipeline(
-            open_model(model, cfg_branches), default_flags(**engine_args), max_in_flight=sys.maxsize, vq_dtype=vq_dtype
-        )
+        opened, flags = open_model(model, cfg_branches), default_flags(**engine_args)
+
+        async def build() -> Pipeline:
+            return build_pipeline(opened, flags, max_in_flight=sys.maxsize, vq_dtype=vq_dtype, own_process_group=True)
+
+        self._closed = False
+        self._submitting = threading.Lock()
+        self._closing = threading.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        """Running calls; used in the engine's loop only."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="image-engine", daemon=True)
         self._thread.start()
+        try:
+            # In the engine's own loop, where vLLM's tasks belong: the caller may have a loop too.
+            self._pipeline = self._wait(build())
+        except Exception:
+            self._stop_loop()
+            raise
         atexit.register(self.close)
 
     def generate(self, request: ImageRequest | str, *, pixels: bool = True) -> GenerationResult:
@@ -81,10 +92,11 @@ class ImageEngine:
         return self._wait(self._generate(request, pixels))
 
     def generate_batch(self, requests: Sequence[ImageRequest | str], *, pixels: bool = True) -> list[GenerationResult]:
-        """Generates the images of many requests at the engine's full throughput; returns results in their order.
+        """Generates the images of many requests, as many at a time as the engine computes; keeps their order.
 
         Raises:
-            InvalidRequestError: a request does not fit the model; the others are cancelled.
+            InvalidRequestError: a request does not fit the model; found before any image is generated. Prompts that
+                are too long are found on the way, and cancel the others.
             EngineError: the engine failed.
             RuntimeError: the engine is closed.
         """
@@ -101,15 +113,21 @@ class ImageEngine:
         return await asyncio.wrap_future(self._submit(self._generate_batch(requests, pixels)))
 
     def close(self) -> None:
-        """Stops the engine. Images in flight are lost. May be called again; the end of the program calls it too."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._cancel_all())
-        self._pipeline.shutdown()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        atexit.unregister(self.close)
+        """Stops the engine. May be called again; the end of the program calls it too.
+
+        Calls of other threads that are still running raise RuntimeError.
+        """
+        with self._closing:  # a second caller waits for the first
+            with self._submitting:
+                if self._closed:
+                    return
+                self._closed = True
+            try:
+                asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+                self._pipeline.shutdown()
+            finally:
+                self._stop_loop()
+                atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -123,25 +141,43 @@ class ImageEngine:
         return await self._pipeline.generate(_as_request(request), uuid.uuid4().hex, pixels=pixels)
 
     async def _generate_batch(self, requests: Sequence[ImageRequest | str], pixels: bool) -> list[GenerationResult]:
-        places = asyncio.Semaphore(MAX_CONCURRENT)
+        checked = [_as_request(request) for request in requests]
+        for request in checked:
+            resolve_condition(request, self._pipeline.model)
+        # Enough to keep the engine full while finished images are decoded; more would only hold prompt embeddings.
+        places = asyncio.Semaphore(2 * self._pipeline.engine.max_num_seqs)
 
-        async def one(request: ImageRequest | str) -> GenerationResult:
+        async def one(request: ImageRequest) -> GenerationResult:
             async with places:
                 return await self._generate(request, pixels)
 
-        return await together(one(request) for request in requests)
+        return await together(one(request) for request in checked)
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._closed:
+                raise RuntimeError("the engine is closed") from None
+            raise
+        finally:
+            self._tasks.discard(task)
 
     async def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("the engine is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._submitting:
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(self._run(work), self._loop)
+        work.close()
+        raise RuntimeError("the engine is closed")
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future = self._submit(work)
@@ -150,6 +186,11 @@ class ImageEngine:
         except BaseException:
             future.cancel()  # a Ctrl-C while waiting stops the engine's work too
             raise
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 def _as_request(request: ImageRequest | str) -> ImageRequest:

@@ -28,7 +28,7 @@ class TokenMask:
 
     @classmethod
     def all_masked(cls, num_tokens: int) -> TokenMask:
-        """Returns the mask of an image that is generated from nothing."""
+        """Returns the mask of an image that is generated from scratch."""
         return cls([0] * num_tokens, [True] * num_tokens)
 
     @property
@@ -69,7 +69,7 @@ class Inpainting:
         if not self.feather or self.mask.all():
             return self.mask.astype(np.float32)
         depth = deepest = torch.from_numpy(_depth(self.mask))[None]
-        for _ in range(self.feather):  # within a region, so that a thick one does not count for a thin one beside it
+        for _ in range(self.feather):  # the maximum stays within a region: a wide one does not affect a narrow one
             deepest = F.max_pool2d(deepest, 3, 1, 1) * (depth > 0)
         weight: NDArray[np.float32] = (depth / (deepest.clamp(max=self.feather) + 1)).clamp(max=1)[0].numpy()
         return weight
@@ -85,7 +85,7 @@ def read_inpainting(
             omitted, the transparent pixels of ``image`` itself are.
         keep_rows: in place of a mask; keeps the top rows of image tokens and inpaints the rest.
         side: pixels per side of the model's images.
-        grid_size: tokens per side.
+        grid_size: image tokens per side.
 
     Raises:
         InvalidRequestError: a file cannot be read, or the mask does not fit.
@@ -106,10 +106,10 @@ def _read_mask(original: Image.Image, mask: bytes | None, side: int) -> NDArray[
     source, name = (original, "image") if mask is None else (_read(mask, "mask"), "mask")
     if source.size != original.size:
         size = f"{original.width}x{original.height}"
-        raise InvalidRequestError(f"mask is {source.width}x{source.height}, must be {size} as the image", "mask")
+        raise InvalidRequestError(f"mask is {source.width}x{source.height}, must be {size} like the image", "mask")
     if not source.has_transparency_data:
         either = "" if mask else "mask and keep_rows are missing, and "
-        message = f"{either}the {name} has no alpha channel: its transparent pixels (alpha 0) would be inpainted"
+        message = f"{either}the {name} has no alpha channel; make the pixels to inpaint transparent (alpha 0)"
         raise InvalidRequestError(message, "mask")
     return center_crop_mask(np.asarray(source.convert("RGBA").getchannel("A")) == 0, side)
 

@@ -19,7 +19,7 @@ from llamagen_server.core.request import MAX_SEED, ImageRequest
 from llamagen_server.core.results import GeneratedImage, GenerationResult, OnEvent, Pixels, Preview, Timings
 from llamagen_server.core.sampling import Sampling
 from llamagen_server.engine.interface import Engine, EngineOutput, EngineRequest
-from llamagen_server.image_files.files import in_reader
+from llamagen_server.image_files.files import run_in_reader_thread
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline.admission import Admission
 from llamagen_server.pipeline.condition import resolve_condition
@@ -67,7 +67,7 @@ class Pipeline:
         text: TextStage | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
-        """``text`` turns captions into prompt embeddings; text models need it."""
+        """``text`` turns prompts into prompt embeddings; text models need it."""
         self.model = model
         self.engine = engine
         self.image_tokenizer = image_tokenizer
@@ -104,7 +104,7 @@ class Pipeline:
             timings = Timings(text_ms=_since(start))
             inpainting = token_mask = None
             if read_inpainting:
-                inpainting = await in_reader(read_inpainting)
+                inpainting = await run_in_reader_thread(read_inpainting)
                 codes = await self._encode_image(inpainting.pixels)
                 token_mask = inpainting.token_mask(codes, self.model.config.grid_size)
             job = _Job(
@@ -237,7 +237,7 @@ class Pipeline:
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Returns the results of all; if one fails or this is cancelled, the others are cancelled."""
+    """Awaits all coroutines and returns their results. If one fails or the caller is cancelled, all are cancelled."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(part) for part in work]

@@ -21,17 +21,17 @@ from llamagen_server.pipeline.pipeline import Pipeline
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30
-"""Time that requests in flight have to finish once the server is stopped."""
+"""Grace period in seconds for requests in flight after a stop signal."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Opens the listening socket, before the model is loaded: an address in use should be reported at once.
+    """Opens the listening socket, before the model is loaded: an address in use is reported immediately.
 
     Raises:
         ValueError: the port is out of range, or the address cannot be used.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"--port is {port}, must be 0 to 65535 (0 takes a free one)")
+        raise ValueError(f"--port is {port}, must be 0 to 65535 (0 chooses a free one)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

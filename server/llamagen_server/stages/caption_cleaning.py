@@ -1,6 +1,6 @@
 """Cleaning of captions as in training (official ``language/t5.py``, which took it from DeepFloyd-IF).
 
-The text encoder was trained on cleaned captions only, so prompts are cleaned too.
+The language model was trained on cleaned captions only, so prompts are cleaned too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The text stage: captions to prompt embeddings, off the event loop. Recent captions are cached."""
+"""The text stage: prompts to prompt embeddings, off the event loop. Recent prompts are cached."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class TextStage:
     """The text encoder and the caption projection of a text model."""
 
     def __init__(self, encoder: TextEncoder, projection: CaptionProjection, max_batch: int = 1) -> None:
-        """Encoder and projection are on the same device. ``max_batch`` captions are encoded in one call."""
+        """Encoder and projection are on the same device. ``max_batch`` prompts are encoded in one call."""
         self._encoder, self._projection = encoder, projection
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._batcher = Batcher("text", self._encode_text, self._thread, max_batch)
         self._recent: LRUCache[bytes, Tensor] = LRUCache(CACHE_BYTES, getsizeof=lambda embeds: embeds.nbytes)
 
-    async def __call__(self, caption: str) -> Tensor:
+    async def __call__(self, prompt: str) -> Tensor:
         """Returns prompt embeddings [tokens, branches * dim], on the CPU.
 
         Raises:
-            ValueError: the caption is empty or too long.
+            ValueError: the prompt is empty or too long.
         """
-        tokens = await asyncio.to_thread(self._encoder.tokenize, caption)
+        tokens = await asyncio.to_thread(self._encoder.tokenize, prompt)
         key = tokens.numpy().tobytes()
         if (embeds := self._recent.get(key)) is None:
             embeds = await self._batcher(tokens)
@@ -46,8 +46,8 @@ class TextStage:
         self._encode_text([torch.zeros(self._encoder.max_tokens, dtype=torch.int64)] * self._batcher.max_batch)
 
     @torch.inference_mode()
-    def _encode_text(self, captions: Sequence[Tensor]) -> list[Tensor]:
-        return [self._projection(hidden).cpu() for hidden in self._encoder.encode_text(captions)]
+    def _encode_text(self, prompts: Sequence[Tensor]) -> list[Tensor]:
+        return [self._projection(hidden).cpu() for hidden in self._encoder.encode_text(prompts)]
 
     def shutdown(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

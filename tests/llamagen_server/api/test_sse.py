@@ -103,7 +103,7 @@ class GivenMask(Inpainting):
         return self.given  # type: ignore[attr-defined,no-any-return]
 
 
-async def test_unmasked_tokens_are_kept(class_app: FastAPI) -> None:
+async def test_kept_tokens_keep_their_codes(class_app: FastAPI) -> None:
     pipeline = class_app.state.pipeline
     old = [i % 512 for i in range(64)]
     masked = [20 <= i < 40 or i == 50 for i in range(64)]

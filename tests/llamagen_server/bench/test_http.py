@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.helpers.app import make_app
-from tests.helpers.served_app import serve
+from tests.helpers.app_on_a_port import serve
 
 from llamagen_server.bench.http import LoadClient
 from llamagen_server.bench.load import Load, LoadOptions, arrival_times

@@ -12,6 +12,13 @@ import pytest
 from llamagen_server import __version__
 from llamagen_server.cli import main as cli
 from llamagen_server.cli.generate import split_words
+from llamagen_server.engine import cpu
+
+
+@pytest.fixture(autouse=True)
+def keep_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line tunes the process that it runs in, which here is that of all tests."""
+    monkeypatch.setattr(cpu, "tune_process", lambda vq_parameters: 1)
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
@@ -87,6 +94,8 @@ def test_generate_checks_its_arguments(
     assert "n is 0: input should be greater than or equal to 1" in fails(capsys, "generate", "a dog", "-n", 0, *out)
     assert "n is 11" in fails(capsys, "generate", "a dog", "-n", 11, *out)
     assert "invalid float value: 'four'" in fails(capsys, "generate", "a dog", "--cfg-scale", "four", *out)
+    both = ("--cfg-scale", 3, "--guidance-scale", 3)
+    assert "guidance_scale and cfg_scale are both given" in fails(capsys, "generate", "a dog", *both, *out)
     assert "cfg_scale is nan" in fails(capsys, "generate", "a dog", "--cfg-scale", "nan", *out)
     assert "unknown image format .gif" in fails(capsys, "generate", "a dog", "-o", tmp_path / "x.gif")
 

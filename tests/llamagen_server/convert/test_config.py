@@ -83,7 +83,7 @@ def test_head_count_of_another_dim() -> None:
         (TEXT, {"model_type": "c2i"}, "model_type is 'c2i' in --gpt-config, but 't2i' in"),
         (TEXT, {"cls_token_num": 77}, "cls_token_num is 77 in --gpt-config, but 120 in"),
         (TEXT, {"caption_dim": 768}, "caption_dim is 768 in --gpt-config, but 2048 in"),
-        (CLASS, {"ffn_dim_multiplier": 2.0}, "--gpt-config means 4096 FFN channels, but ckpt.pt has 2048"),
+        (CLASS, {"ffn_dim_multiplier": 2.0}, "--gpt-config implies 4096 FFN channels, but ckpt.pt has 2048"),
         (CLASS, {"n_heads": 12}, "unknown field n_heads in --gpt-config; known: block_size, .*, n_head, "),
         (CLASS, {"n_head": 5}, "n_head is 5, must divide dim 768"),
         (CLASS, {"n_head": "12"}, "n_head is '12', must divide dim 768"),
@@ -133,12 +133,12 @@ def test_buffers_are_dropped_and_determine_the_grid(config: LlamaGenConfig) -> N
         "layers.0.attention.kv_cache.v_cache": [2, 12, 584, 64],
     }
     assert infer(config, Hints("ckpt.pt", 16), **buffers).grid_size == 24
-    with pytest.raises(ValueError, match="an image has 256 tokens by --image-size 256, but 576 by freqs_cis"):
+    with pytest.raises(ValueError, match="--image-size 256 gives 256 image tokens, but freqs_cis gives 576"):
         infer(config, **buffers)
 
 
 def test_rotary_table_of_other_heads() -> None:
-    with pytest.raises(ValueError, match="freqs_cis is for heads of 64, n_head 6 means 128"):
+    with pytest.raises(ValueError, match="freqs_cis has heads of size 64, but n_head 6 means size 128"):
         infer(CLASS, replace(HINTS, model_args={"n_head": 6}), freqs_cis=[257, 32, 2])
 
 
@@ -173,7 +173,9 @@ def test_grid_by_trainer_arguments() -> None:
     assert infer(CLASS, Hints("c2i_B_256.pt", 16, trainer_args=trained)).grid_size == 24
     with pytest.raises(ValueError, match="tokenizer of downsample_size 16, the one given has 8"):
         infer(CLASS, Hints("ckpt.pt", 8, trainer_args=trained))
-    with pytest.raises(ValueError, match="by --image-size 256, but 576 by the training arguments in the file"):
+    with pytest.raises(
+        ValueError, match="--image-size 256 gives 256 image tokens, but the trainer's command line gives 576"
+    ):
         infer(CLASS, replace(HINTS, trainer_args=trained))
     with pytest.raises(ValueError, match="image_size is 'big', must be a positive integer"):
         infer(CLASS, Hints("ckpt.pt", 16, trainer_args=trained | {"image_size": "big"}))
@@ -181,9 +183,13 @@ def test_grid_by_trainer_arguments() -> None:
 
 def test_grid_by_flags() -> None:
     assert infer(CLASS, Hints("c2i_B_256.pt", 16, image_size=512)).grid_size == 32
-    with pytest.raises(ValueError, match="256 tokens by --image-size 256, but 64 by block_size in --gpt-config"):
+    with pytest.raises(
+        ValueError, match="--image-size 256 gives 256 image tokens, but block_size in --gpt-config gives 64"
+    ):
         infer(CLASS, replace(HINTS, model_args={"block_size": 64}))
-    with pytest.raises(ValueError, match="250 tokens by block_size in --gpt-config, which is not a square grid"):
+    with pytest.raises(
+        ValueError, match="block_size in --gpt-config gives 250 image tokens, which is not a square grid"
+    ):
         infer(CLASS, Hints("ckpt.pt", 16, {"block_size": 250}))
     for size in (0, -16, 250):
         with pytest.raises(ValueError, match=f"--image-size is {size}, must be a positive multiple of 16"):

@@ -241,7 +241,7 @@ def test_unsuitable_flags(convert: Convert, c2i: Args, t2i: Args, out: Path, tmp
         (c2i | {"vq_ckpt": "gone.pt"}, "gone.pt: no such file"),
         (c2i | {"gpt_config": "gone.json"}, "gone.json: no such file"),
         (c2i | {"vq_config": "gone.json"}, "gone.json: no such file"),
-        (c2i | {"image_size": 128}, "an image has 256 tokens by --image-size 128, but 64 by block_size"),
+        (c2i | {"image_size": 128}, "--image-size 128 gives 256 image tokens, but block_size in --gpt-config gives 64"),
         (c2i | {"vq_ckpt": c2i["gpt_ckpt"]}, "not an image tokenizer, it has no quantize.embedding.weight"),
         (c2i | {"gpt_ckpt": c2i["vq_ckpt"]}, "not a LlamaGen GPT checkpoint, tok_embeddings.weight is missing"),
         (without(c2i, "gpt_config"), "dim is 128, no official size, so its n_head"),

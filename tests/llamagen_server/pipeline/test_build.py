@@ -26,7 +26,7 @@ def decoder_dtype(model: ModelDir, choice: str = "auto") -> torch.dtype:
 
 
 @pytest.mark.parametrize(("units", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx2", torch.float32)])
-def test_auto_is_the_image_tokenizers_own_dtype_where_the_cpu_computes_it(
+def test_auto_uses_the_configured_dtype_where_the_cpu_computes_it(
     units: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {units: True})
@@ -84,6 +84,8 @@ def main(model_dir):
     from llamagen_server.pipeline.build import build_pipeline, open_model
     flags = default_flags(enforce_eager=True, hf_overrides={}, logits_processors=[])
     given = repr(vars(flags))
+    from llamagen_server import ImageEngine
+    ImageEngine(model_dir, enforce_eager=True).close()
     pipeline = build_pipeline(open_model(model_dir), flags)
     try:
         assert state()[:3] == before[:3], (state()[:3], before[:3])
@@ -92,7 +94,7 @@ def main(model_dir):
     finally:
         pipeline.shutdown()
     from llamagen_server.engine import cpu
-    cpu.tune_process(decoder_parameters=1)  # the check would notice: the explicit tuning does change the process
+    cpu.tune_process(vq_parameters=1)  # the check would notice: the explicit tuning does change the process
     assert mmapped_chunks() == 0
     print("unchanged")
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.helpers.waiting import until
 
 from llamagen_server import ImageEngine, ImageRequest, InvalidRequestError
+from llamagen_server.core import metrics
 
 pytestmark = pytest.mark.engine
 
@@ -53,12 +55,27 @@ async def test_async_and_cancelled_requests(engine: ImageEngine) -> None:
     result = await engine.generate_async(request, pixels=False)
     assert result.images[0].codes == (await engine.generate_batch_async([request], pixels=False))[0].images[0].codes
     task = asyncio.create_task(engine.generate_batch_async([request] * 2000))
-    await asyncio.sleep(0)
+
+    async def is_working() -> bool:
+        return engine._pipeline.admission.in_flight > 0
+
+    async def is_idle() -> bool:
+        return engine._pipeline.admission.in_flight == 0
+
+    await until(is_working)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    again = await engine.generate_async(request, pixels=False)  # not behind two thousand others
+    await until(is_idle, seconds=20)  # two thousand images take longer
+    again = await engine.generate_async(request, pixels=False)
     assert again.images[0].codes == result.images[0].codes
+
+
+def test_a_wrong_request_of_a_batch_is_found_before_any_image_is_generated(engine: ImageEngine) -> None:
+    finished = metrics.IMAGES._value.get()
+    with pytest.raises(InvalidRequestError, match="class_id is 10, must be 0 to 9"):
+        engine.generate_batch([ImageRequest(class_id=i) for i in range(11)])
+    assert metrics.IMAGES._value.get() == finished
 
 
 def test_errors(engine: ImageEngine) -> None:
@@ -73,8 +90,14 @@ def test_errors(engine: ImageEngine) -> None:
 
 
 FORGETFUL = """
-import sys
+import asyncio, os, signal, sys, threading, time
 from llamagen_server import ImageEngine, ImageRequest
+
+def work(engine):
+    try:
+        engine.generate_batch([ImageRequest(class_id=3)] * 5000)
+    except RuntimeError as error:
+        print("running:", error)
 
 if __name__ == "__main__":
     first = ImageEngine(sys.argv[1], enforce_eager=True)
@@ -84,15 +107,37 @@ if __name__ == "__main__":
         first.generate(ImageRequest(class_id=3))
     except RuntimeError as error:
         print(error)
-    second = ImageEngine(sys.argv[1], enforce_eager=True)
-    print(len(second.generate(ImageRequest(class_id=3)).images[0].codes))
+
+
+    async def main():  # created inside a running event loop
+        second = ImageEngine(sys.argv[1], enforce_eager=True)
+        request = ImageRequest(class_id=3)
+        print(len(second.generate(request).images[0].codes))
+        print(len((await second.generate_async(request)).images[0].codes))
+        os.killpg(0, signal.SIGINT)  # a terminal's Ctrl-C reaches all processes of the group
+        print(len(second.generate(request).images[0].codes))
+        return second
+
+    signal.signal(signal.SIGINT, lambda *_: print("Ctrl-C"))
+    second = asyncio.run(main())
+    many = threading.Thread(target=work, args=(second,))
+    many.start()
+    while not second._pipeline.admission.in_flight:
+        time.sleep(0.01)
+    closing = [threading.Thread(target=second.close) for _ in range(2)]
+    for thread in closing:
+        thread.start()
+    for thread in [*closing, many]:
+        thread.join()
+    third = ImageEngine(sys.argv[1], enforce_eager=True)  # never closed
 """
 
 
-def test_a_program_may_close_its_engine_or_forget_to(class_model_dir: Path, tmp_path: Path) -> None:
+def test_a_program_that_closes_its_engines_in_every_way(class_model_dir: Path, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(FORGETFUL)
     command = [sys.executable, str(script), str(class_model_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stdout) == (0, "the engine is closed\n64\n")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, start_new_session=True)
+    lines = ["the engine is closed", "64", "64", "Ctrl-C", "64", "running: the engine is closed"]
+    assert (done.returncode, done.stdout.splitlines()) == (0, lines), done.stderr
     assert "Traceback" not in done.stderr

@@ -124,8 +124,8 @@ def test_bad_files() -> None:
     bad: dict[str, tuple[bytes, bytes | None, int | None]] = {
         "image is not an image file that can be read": (b"hello", None, 1),
         "mask is not an image file that can be read": (image, b"", None),
-        "mask is 32x32, must be 64x64 as the image": (image, half, None),
-        "the mask has no alpha channel": (image, image, None),
+        "mask is 32x32, must be 64x64 like the image": (image, half, None),
+        "the mask has no alpha channel; make the pixels to inpaint transparent": (image, image, None),
         "mask and keep_rows are missing, and the image has no alpha channel": (image, None, None),
         "mask and keep_rows are both given: give one": (image, half, 3),
         "keep_rows is 9, must be 0 to 8": (image, None, 9),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
-from tests.helpers.served_app import serve
+from tests.helpers.app_on_a_port import serve
 from tests.llamagen_server.playground.page_actions import TIMEOUT_MS
 from tests.llamagen_server.playground.stand_in_server import Scenario, make_app
 

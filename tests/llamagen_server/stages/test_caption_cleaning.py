@@ -73,6 +73,6 @@ def test_runs_twice() -> None:
 
 @pytest.mark.parametrize("text", ["a" * 4096, "a." * 2048, "<a " * 1365, "&" * 4096, "é" * 4096])
 def test_is_fast_on_hostile_text(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     clean_caption(text)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10  # takes milliseconds; a pattern that backtracks takes minutes

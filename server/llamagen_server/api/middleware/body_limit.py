@@ -15,7 +15,7 @@ MAX_IMAGE_BODY = {"/v1/images/edits": 64 * 2**20, "/v1/images/encode": 8 * 2**20
 
 
 class BodyLimit:
-    """Answers 413 to a body that is too large for its path; at once if its length is declared."""
+    """Answers 413 to a body that is too large for its path; before reading it if its length is declared."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -36,7 +36,7 @@ class BodyLimit:
             part = await receive()
             received += len(part.get("body", b""))
             if received > limit:
-                raise HTTPException(413, message)  # passes through whatever reads the body
+                raise HTTPException(413, message)  # body parsers let an HTTPException through
             return part
 
         await self.app(scope, limited, send)

@@ -44,8 +44,10 @@ class ImageItem(BaseModel):
     codes: list[int] | None = Field(
         None, description="Code of each image token in raster order, with response_format codes."
     )
-    logprobs: list[float] | None = Field(None, description="Log-probability of each sampled code, with logprobs.")
-    seed: int = Field(description="Generates this image again.")
+    logprobs: list[float] | None = Field(
+        None, description="With logprobs: log-probability of each code in the distribution that it is sampled from."
+    )
+    seed: int = Field(description="Seed of this image: a request with it and n = 1 generates the image again.")
 
 
 class GenerateResponse(BaseModel):

@@ -16,7 +16,7 @@ from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
 from llamagen_server.api.replies import b64, image_file
 from llamagen_server.core.results import Pixels
-from llamagen_server.image_files.files import OutputFormat, in_reader, read_image_file
+from llamagen_server.image_files.files import OutputFormat, read_image_file, run_in_reader_thread
 from llamagen_server.image_files.geometry import center_crop
 
 router = APIRouter(prefix="/v1/images", tags=["image tokenizer"])
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/images", tags=["image tokenizer"])
 class EncodeImageRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    image: str = Field(description="An image file, base64. Another size is resized and cropped to the middle.")
+    image: str = Field(description="An image file, base64. It is resized and centre-cropped to the model's size.")
 
     @model_validator(mode="before")
     @classmethod
@@ -55,17 +55,17 @@ class DecodeImageResponse(BaseModel):
 
 
 @router.post("/encode", responses=errors(400, 413, 429, 503))
-async def encode(body: EncodeImageRequest, request: Request, pipeline: LoadedPipeline) -> EncodeImageResponse:
-    """Returns the codes of an image."""
+async def encode_image(body: EncodeImageRequest, request: Request, pipeline: LoadedPipeline) -> EncodeImageResponse:
+    """Encodes one image into its codes."""
     grid_size, side = pipeline.image_tokenizer.grid_size, pipeline.image_tokenizer.side
-    pixels = await unless_disconnected(request, in_reader(lambda: _read(body.image, side)))
+    pixels = await unless_disconnected(request, run_in_reader_thread(lambda: _read(body.image, side)))
     codes = await unless_disconnected(request, pipeline.encode_image(pixels))
     return EncodeImageResponse(codes=codes, grid=(grid_size, grid_size))
 
 
 @router.post("/decode", responses=errors(400, 413, 429, 503))
-async def decode(body: DecodeImageRequest, request: Request, pipeline: LoadedPipeline) -> DecodeImageResponse:
-    """Returns the image of codes."""
+async def decode_image(body: DecodeImageRequest, request: Request, pipeline: LoadedPipeline) -> DecodeImageResponse:
+    """Decodes the codes of one image."""
     expected, last = pipeline.model.config.num_image_tokens, pipeline.model.config.codebook_size - 1
     if len(body.codes) != expected:
         raise ApiError(400, f"there are {len(body.codes)} codes, must be {expected}", "codes")

@@ -1,4 +1,4 @@
-"""``GET /images/NAME``: images that a reply gave as a URL, kept for a while, bounded in bytes and age."""
+"""``GET /images/NAME``: images that replies refer to by URL, kept for a limited time and in a limited space."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Model(BaseModel):
     created: int = Field(description="Unix time of the server's start, seconds.")
     owned_by: str = "llamagen-serve"
     condition: Literal["text", "class"]
-    guided: bool = Field(description="False: the server runs one branch, and cfg_scale must be 1.")
+    guided: bool = Field(description="Whether the server runs both branches; if false, cfg_scale must be 1.")
     image_size: int = Field(description="Pixels per side.")
     grid_size: int = Field(description="Image tokens per side.")
     num_classes: int | None = None

@@ -71,7 +71,7 @@ class ImageEditRequest(ImageGenerationRequest):
     """The text fields of an edit's form."""
 
     keep_rows: int | None = Field(
-        None, description="In place of a mask: keep the top rows of image tokens and inpaint the rest."
+        None, description="Number of top rows of image tokens to keep, in place of a mask; the rest is inpainted."
     )
     feather: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="Width in pixels, inside the mask, over which the original fades into the generated image."
@@ -82,8 +82,10 @@ class ImageEditRequest(ImageGenerationRequest):
 class OpenAIImage(BaseModel):
     b64_json: str | None = None
     url: str | None = None
-    logprobs: list[float] | None = Field(None, description="Log-probability of each sampled code, with logprobs.")
-    seed: int = Field(description="Generates this image again.")
+    logprobs: list[float] | None = Field(
+        None, description="With logprobs: log-probability of each code in the distribution that it is sampled from."
+    )
+    seed: int = Field(description="Seed of this image: a request with it and n = 1 generates the image again.")
 
 
 class TokensDetails(BaseModel):
@@ -115,7 +117,7 @@ class ImagesResponse(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Job:
+class _ImagesCall:
     """A request for images; an edit also has the image to inpaint."""
 
     kind: Literal["image_generation", "image_edit"]
@@ -153,7 +155,7 @@ class _Job:
         return OpenAIImage(url=str(self.request.url_for("image", name=name)), **self._extra_fields(image))
 
     def _extra_fields(self, image: GeneratedImage) -> dict[str, Any]:
-        """Returns our own fields of an image, beside OpenAI's."""
+        """Returns our own fields of an image, in addition to OpenAI's."""
         return {"seed": image.seed} | ({"logprobs": image.logprobs} if self.body.logprobs else {})
 
     def _usage(self, result: GenerationResult) -> OpenAIUsage:
@@ -204,8 +206,8 @@ async def generations(
 ) -> ImagesResponse | Response:
     """Generates images of a prompt."""
     size = _check(body, pipeline, model)
-    job = _Job("image_generation", body, request, pipeline, request_id, size)
-    return await job.reply()
+    call = _ImagesCall("image_generation", body, request, pipeline, request_id, size)
+    return await call.reply()
 
 
 FILES = ("image", "mask", "markup")
@@ -253,8 +255,8 @@ async def edits(
     read = partial(
         read_inpainting, image, mask, body.keep_rows, body.feather, image_tokenizer.side, image_tokenizer.grid_size
     )
-    job = _Job("image_edit", body, request, pipeline, request_id, size, read)
-    return await job.reply()
+    call = _ImagesCall("image_edit", body, request, pipeline, request_id, size, read)
+    return await call.reply()
 
 
 async def _read_form(request: Request) -> tuple[dict[str, str], dict[str, list[bytes]]]:

@@ -55,6 +55,14 @@ async def test_the_lower_half_is_inpainted(text_openai: AsyncOpenAI, text_app: F
     assert reply.usage.total_tokens == reply.usage.input_tokens + 128
 
 
+async def test_guidance_scale_is_an_alias_of_cfg_scale(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
+    form: dict[str, Any] = {"image": NOISE_PNG, "mask": lower_half(), "prompt": "x"}
+    await text_openai.images.edit(**form, extra_body={"guidance_scale": 2.5})
+    assert text_app.state.pipeline.engine.requests[0].sampling.cfg_scale == 2.5
+    with pytest.raises(openai.BadRequestError, match="guidance_scale and cfg_scale are both given: give one"):
+        await text_openai.images.edit(**form, extra_body={"guidance_scale": 2.5, "cfg_scale": 2.5})
+
+
 async def test_an_empty_mask_returns_the_image(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
     reply = await text_openai.images.edit(image=[NOISE_PNG], mask=lower_half(alpha=1), prompt="x")
     assert reply.data is not None
@@ -68,7 +76,7 @@ async def test_an_image_is_continued(text_openai: AsyncOpenAI, text_app: FastAPI
     assert len(request.prefix_tokens) == 24
 
 
-async def test_an_edit_grows(text_openai: AsyncOpenAI) -> None:
+async def test_an_edit_streams_previews(text_openai: AsyncOpenAI) -> None:
     form: dict[str, Any] = {"image": NOISE_PNG, "mask": lower_half(), "prompt": "x", "extra_body": {"seed": 4}}
     stream = await text_openai.images.edit(**form, stream=True, partial_images=3)
     seen = [event async for event in stream]

@@ -26,7 +26,9 @@ def b64(image: Image.Image, file_format: str = "png") -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-async def test_pixels_and_codes_are_the_image_tokenizers(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+async def test_the_routes_return_what_the_image_tokenizer_computes(
+    class_client: httpx.AsyncClient, class_app: FastAPI
+) -> None:
     codes = [7 * i % 512 for i in range(64)]
     reply = await class_client.post("/v1/images/decode", json={"codes": codes})
     pixels = np.asarray(read_b64(reply.json()["b64_json"]))

@@ -31,6 +31,13 @@ async def test_generate(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
     }
 
 
+async def test_guidance_scale_is_an_alias_of_cfg_scale(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
+    await text_openai.images.generate(prompt="x", extra_body={"guidance_scale": 2.5, "cfg_scale": None})
+    assert text_app.state.pipeline.engine.requests[0].sampling.cfg_scale == 2.5
+    with pytest.raises(openai.BadRequestError, match="guidance_scale and cfg_scale are both given: give one"):
+        await text_openai.images.generate(prompt="x", extra_body={"guidance_scale": 2.5, "cfg_scale": 2.5})
+
+
 async def test_logprobs(text_openai: AsyncOpenAI) -> None:
     reply = await text_openai.images.generate(prompt="x", extra_body={"logprobs": True})
     assert reply.data is not None
@@ -59,7 +66,7 @@ async def test_models(text_openai: AsyncOpenAI) -> None:
     assert [model.id async for model in text_openai.models.list()] == ["tiny"]
 
 
-async def test_errors_are_the_clients_own(text_openai: AsyncOpenAI) -> None:
+async def test_the_client_raises_its_own_exceptions(text_openai: AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="size is '512x512', must be 'auto' or '64x64'") as bad:
         await text_openai.images.generate(prompt="x", size="512x512")
     assert (bad.value.param, bad.value.type) == ("size", "invalid_request_error")
@@ -109,9 +116,9 @@ async def test_urls(text_client: httpx.AsyncClient) -> None:
     assert (gone.status_code, gone.json()["error"]["message"]) == (404, "image 'abc.png' does not exist or has expired")
 
 
-async def test_too_much_at_once_is_429(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
+async def test_images_beyond_the_limit_get_429(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
     text_app.state.pipeline.admission.max_in_flight = 3
-    with pytest.raises(openai.BadRequestError, match="n is 4, this server takes 3 at a time"):
+    with pytest.raises(openai.BadRequestError, match="n is 4, must be at most 3, the server's limit"):
         await text_openai.images.generate(prompt="x", n=4)
     engine = text_app.state.pipeline.engine
     engine.go_on.clear()

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import socket
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import httpx
 import psutil
 
 
 class Server:
-    """Serves a model directory, by default the demo. Its output goes to the file ``log``."""
+    """Serves a model directory, by default the demo, on a free port. Its output goes to the file ``log``.
+
+    ``url`` is set once the model is loaded, which the constructor waits for unless ``wait`` is False.
+    """
 
     def __init__(self, model_dir: Path | None, log: Path, wait: bool = True) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "llamagen_server", "serve", "--port", str(port), "--enforce-eager"]
+        command = [sys.executable, "-m", "llamagen_server", "serve", "--port", "0", "--enforce-eager"]
         if model_dir is not None:
             command.insert(4, str(model_dir))
         self.log = log
         with log.open("w") as output:  # in a session of its own, as a terminal gives it a process group of its own
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = ""
         start = time.monotonic()
-        while wait and not self.is_ready():
+        while wait and not self.url:
             assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() - start < 180, log.read_text()
+            assert time.monotonic() - start < 300, log.read_text()
             time.sleep(0.2)
-
-    def is_ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health").status_code == 200
-        except httpx.TransportError:
-            return False
+            if ready := re.search(r"is ready after \d+ s: (http://\S+)", log.read_text()):
+                self.url = ready[1]
 
     def kill(self) -> None:
         """Kills the server outright. Its engine must not outlive it."""
