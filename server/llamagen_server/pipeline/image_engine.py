@@ -7,7 +7,7 @@ import atexit
 import sys
 import threading
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -123,7 +123,7 @@ class ImageEngine:
                     return
                 self._closed = True
             try:
-                asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+                asyncio.run_coroutine_threadsafe(self._cancel(self._tasks), self._loop).result()
                 self._pipeline.shutdown()
             finally:
                 self._stop_loop()
@@ -166,8 +166,8 @@ class ImageEngine:
         finally:
             self._tasks.discard(task)
 
-    async def _cancel_all(self) -> None:
-        tasks = list(self._tasks)
+    async def _cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        tasks = [task for task in tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -188,6 +188,10 @@ class ImageEngine:
             raise
 
     def _stop_loop(self) -> None:
+        async def finish() -> None:  # vLLM's own tasks
+            await self._cancel(asyncio.all_tasks())
+
+        asyncio.run_coroutine_threadsafe(finish(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -32,13 +32,15 @@ def test_the_engine_environment_ends_with_its_block() -> None:
     def start() -> None:
         with engine_environment({"OMP_NUM_THREADS": "1"}):
             assert {**ENGINE_DEFAULTS, "OMP_NUM_THREADS": "1"}.items() <= os.environ.items()
-            os.environ.update(KEPT="changed by vLLM", NEW="by vLLM")
+            os.environ.update(
+                LD_PRELOAD="changed by vLLM", VLLM_NEW="by vLLM", CUDA_VISIBLE_DEVICES="by another thread"
+            )
             raise RuntimeError("the engine did not start")
 
-    os.environ["KEPT"] = "before"
+    os.environ["LD_PRELOAD"] = "before"
     with pytest.raises(RuntimeError, match="the engine did not start"):
         start()
-    assert environment() == {"KEPT": "before"}
+    assert environment() == {"LD_PRELOAD": "before", "CUDA_VISIBLE_DEVICES": "by another thread"}
 
 
 def test_a_variable_that_is_set_wins() -> None:
