@@ -11,7 +11,7 @@ import torch
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Writes a new file beside the old one, then replaces it, so that a crash leaves the old checkpoint intact."""
+    """Writes a new file next to the old one, then replaces it, so that a crash leaves the old checkpoint intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(dict(checkpoint), partial)

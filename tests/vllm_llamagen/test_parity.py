@@ -191,7 +191,7 @@ def test_linear_layers_take_vllms_quantization(start_engine: StartEngine, class_
 
 
 def continued(model: Golden, i: int, name: str, prefix: int, **extra_args: Any) -> Tensor:
-    """The rest of a reference sequence, sampled behind a prefix of it."""
+    """The rest of a reference sequence, sampled after a prefix of it."""
     codes = model.expected[f"greedy.{name}"][i]
     extra_args = {"start_index": prefix, **extra_args}
     params = SamplingParams(temperature=0, max_tokens=len(codes) - prefix, detokenize=False, extra_args=extra_args)

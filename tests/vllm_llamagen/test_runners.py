@@ -117,7 +117,7 @@ def test_v2_forces_tokens_and_continues_images() -> None:
     processor.add_request(2, params(cfg_scale=4.0, cfg_interval=3, start_index=4, forced_tokens=[-1] * 4 + [2]))
     processor.apply_staged_writes()
     logits = torch.cat([torch.ones(2, CODES), torch.zeros(2, CODES)], dim=1)
-    # slot 2 has a prompt of 5: its rows are image tokens 4 (forced, guided) and 5 (sampled, behind the interval)
+    # slot 2 has a prompt of 5: its rows are image tokens 4 (forced, guided) and 5 (sampled, after the interval)
     ctx = SimpleNamespace(expanded_idx_mapping=torch.tensor([2, 2]), pos=torch.tensor([4, 5]))
     rows = processor.apply(logits, ctx)
     assert rows[0].isfinite().nonzero().flatten().tolist() == [2]

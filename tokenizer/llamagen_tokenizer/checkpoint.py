@@ -40,7 +40,7 @@ def read_pt(path: str | Path, keys: Sequence[str]) -> dict[str, Tensor]:
 def load_pt(path: str | Path) -> Mapping[str, object]:
     """Reads a torch checkpoint without running code from it; the tensors are memory-mapped where the format allows it.
 
-    The official trainers store an ``argparse.Namespace`` beside the weights; no other class is allowed.
+    The official trainers store an ``argparse.Namespace`` with the weights; no other class is allowed.
 
     Raises:
         CheckpointError: the file is missing or damaged, or loading it would run code.

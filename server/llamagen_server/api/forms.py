@@ -33,5 +33,5 @@ async def read_form(request: Request) -> tuple[dict[str, str], dict[str, list[by
 def only_file(files: dict[str, list[bytes]], name: str) -> bytes | None:
     given = files.get(name, [])
     if len(given) > 1:
-        raise ApiError(400, f"{name} is given {len(given)} times, this model takes one", name)
+        raise ApiError(400, f"{name} is given {len(given)} times, must be given once", name)
     return given[0] if given else None

@@ -67,7 +67,7 @@ def infer_config(shapes: Shapes, hints: Hints, dtype: str) -> LlamaGenConfig:
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a tensor is no weight: some checkpoints hold the rotary table, or KV caches left by sampling."""
+    """Whether a tensor is not a weight: some checkpoints hold the rotary table, or KV caches left by sampling."""
     return name.rsplit(".", 1)[-1] == "freqs_cis" or ".kv_cache." in name
 
 

@@ -102,7 +102,7 @@ def _encoder_to_copy(options: ConvertOptions, config: LlamaGenConfig) -> Path | 
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):
         raise ValueError(f"--text-encoder {source}: neither a directory nor a Hugging Face id")
-    logger.info("%s is no local directory: recorded as a Hugging Face id, to be downloaded when serving", source)
+    logger.info("%s is not a local directory: recorded as a Hugging Face id, to be downloaded when serving", source)
     return None
 
 

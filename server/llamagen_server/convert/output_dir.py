@@ -33,7 +33,7 @@ def resolve_output(out: Path) -> Path:
 
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
-    """Yields a temporary directory beside ``out``. It is renamed to ``out`` at the end, or removed if anything fails.
+    """Yields a temporary directory next to ``out``. It is renamed to ``out`` at the end, or removed if anything fails.
 
     Raises:
         ValueError: the directory cannot be written.

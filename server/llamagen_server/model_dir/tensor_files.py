@@ -86,6 +86,6 @@ def _shards(index: Path) -> dict[str, set[str]]:
     shards: dict[str, set[str]] = {}
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{index}: {tensor} is in {name!r}, expected the name of a file beside the index")
+            raise ValueError(f"{index}: {tensor} is in {name!r}, expected the name of a file next to the index")
         shards.setdefault(name, set()).add(tensor)
     return shards

@@ -11,7 +11,7 @@ import { events } from "./sse.js";
  * @property {string} id
  * @property {"text" | "class"} condition
  * @property {number} image_size pixels per side
- * @property {number} grid_size tokens per side
+ * @property {number} grid_size image tokens per side
  * @property {boolean} guided whether the server runs both branches; false: cfg_scale must be 1
  * @property {{ cfg_scale: number, temperature: number, top_k: number, top_p: number }} defaults
  * @property {number} [num_classes] of a class model
@@ -20,7 +20,7 @@ import { events } from "./sse.js";
 
 /**
  * @typedef {object} EditRegion Area of an image to inpaint: everything below some top rows, or a mask.
- * @property {number | null} keepRows rows of tokens; null: use the mask
+ * @property {number | null} keepRows rows of image tokens; null: use the mask
  * @property {Blob} mask PNG file, transparent where the image is inpainted
  */
 

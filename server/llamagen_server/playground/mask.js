@@ -43,7 +43,7 @@ export function brushStroke(a, b, size) {
 /**
  * Returns the number of kept top rows if everything below them is masked and nothing else, otherwise null.
  * @param {boolean[]} masked
- * @param {number} grid tokens per side
+ * @param {number} grid image tokens per side
  */
 export function keptRows(masked, grid) {
   const first = masked.indexOf(true);
@@ -54,7 +54,7 @@ export function keptRows(masked, grid) {
 /**
  * Returns a PNG file as base64 that is transparent where the image is inpainted.
  * @param {boolean[]} masked
- * @param {number} grid tokens per side
+ * @param {number} grid image tokens per side
  * @param {number} size pixels per side
  */
 export function maskPng(masked, grid, size) {

@@ -25,7 +25,7 @@ export class MaskEditor {
 
   /**
    * @param {HTMLCanvasElement} canvas
-   * @param {number} grid tokens per side
+   * @param {number} grid image tokens per side
    * @param {(masked: boolean[]) => void} onChange
    */
   constructor(canvas, grid, onChange) {

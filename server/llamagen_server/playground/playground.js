@@ -240,11 +240,11 @@ export class Playground {
 }
 
 /**
- * Returns the number of previews per image, fewer if many images are generated at once. The server splits the image
+ * Returns the number of previews per image, fewer if one request has many images. The server splits the image
  * tokens into twice as many parts and sends a preview after parts 1, 3, 5, …: an even divisor of the grid size lets
  * each preview end with a whole row.
  * @param {number} n images
- * @param {number} grid tokens per side
+ * @param {number} grid image tokens per side
  */
 function numPreviews(n, grid) {
   const most = Math.min(Math.max(4, Math.floor(32 / n)), 16);

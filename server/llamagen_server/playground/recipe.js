@@ -74,5 +74,5 @@ export function details(recipe, model) {
 
 /** @param {boolean[]} masked */
 function countMasked(masked) {
-  return `${masked.filter(Boolean).length} of ${masked.length} tokens`;
+  return `${masked.filter(Boolean).length} of ${masked.length} image tokens`;
 }

@@ -52,7 +52,7 @@ export async function* events(reply, last) {
 }
 
 /**
- * Returns the event in a block of lines; none for a comment, which the server sends to keep the connection alive.
+ * Returns the event in a block of lines, or none if the block has no data.
  * @param {string} block
  * @returns {(GenerationEvent | ErrorEvent)[]}
  */

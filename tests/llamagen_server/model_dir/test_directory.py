@@ -197,7 +197,7 @@ def test_text_faults(text_copy: Path, fault: str) -> None:
         ({}, "index.json: weight_map is None, expected tensor names with their files"),
         (
             {"weight_map": {"norm.weight": "../x"}},
-            r"norm.weight is in '../x', expected the name of a file beside",
+            r"norm.weight is in '../x', expected the name of a file next to",
         ),
         ({"weight_map": {"norm.weight": "gone.safetensors"}}, "gone.safetensors: no such file"),
         ({"weight_map": {"extra": "model-1.safetensors"}}, "model-1.safetensors: tensor extra is missing, .*lists it"),

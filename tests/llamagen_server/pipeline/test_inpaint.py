@@ -67,7 +67,7 @@ def test_feathering_never_undoes_the_edit(feather: int) -> None:
     inpainting = Inpainting(np.zeros((SIDE, SIDE, 3), np.uint8), mask, feather)
     composed = inpainting.compose(np.full((SIDE, SIDE, 3), 200, np.uint8))[:, :, 0]
     assert composed[15, 35] >= 170
-    assert composed[1, 30] >= 100  # a thin line beside a thick region
+    assert composed[1, 30] >= 100  # a thin line next to a thick region
     assert (composed[mask] > 0).all()
     assert (
         Inpainting(inpainting.pixels, ~np.zeros_like(mask), feather).compose(np.full_like(inpainting.pixels, 9)) == 9

@@ -82,7 +82,7 @@ def test_inpainting_with_a_mask(page: Page, scenario: Scenario, tmp_path: Path) 
     page.get_by_text("Rectangle").click()
     drag(page, (6, 7), (5, 6))
     page.get_by_role("button", name="Inpaint").click()
-    expect(page.locator("dl")).to_contain_text("inpainted7 of 64 tokens")
+    expect(page.locator("dl")).to_contain_text("inpainted7 of 64 image tokens")
     keep = scenario.requests[-1]["keep"].resize((GRID, GRID), Image.Resampling.NEAREST)
     masked = {divmod(i, GRID) for i, alpha in enumerate(keep.tobytes()) if alpha == 0}
     assert masked == {(1, 1), (1, 2), (1, 3), (5, 6), (5, 7), (6, 6), (6, 7)}

@@ -105,7 +105,7 @@ async def test_clients_that_disconnect_stop_the_engines_work(server: Server) -> 
 
 
 async def accepted(server: Server, finished: float, images: int) -> bool:
-    """Whether so many images have been accepted since ``finished`` images were finished."""
+    """Whether ``images`` images have been accepted since ``finished`` images were finished."""
     in_flight = await metric(server, "llamagen_images_in_flight")
     return in_flight + await metric(server, "llamagen_images_total") - finished >= images
 

@@ -93,7 +93,7 @@ async def test_an_edit_streams_previews(text_openai: AsyncOpenAI) -> None:
 async def test_bad_edits(text_openai: AsyncOpenAI, text_client: httpx.AsyncClient) -> None:
     bad: dict[str, dict[str, Any]] = {
         "image is not an image file that can be read": {"image": b"hello"},
-        "image is given 2 times, this model takes one": {"image": [NOISE_PNG] * 2},
+        "image is given 2 times, must be given once": {"image": [NOISE_PNG] * 2},
         "mask is 1x1, must be 64x64": {"mask": png(Image.new("RGBA", (1, 1)))},
         "mask and keep_rows are missing, and the image has no alpha channel": {"mask": openai.omit},
         "mask must be sent as a file": {"mask": openai.omit, "extra_body": {"mask": "x"}},

@@ -100,7 +100,7 @@ async def test_malformed_codes_are_refused(class_client: httpx.AsyncClient, code
 
 def test_the_store_is_bounded_in_bytes_and_age(monkeypatch: pytest.MonkeyPatch) -> None:
     store = ImageStore(max_bytes=10, max_age=0.0)
-    assert store.get(store.put(b"1234", "png")) is None  # too old at once
+    assert store.get(store.put(b"1234", "png")) is None  # expires immediately
     store = ImageStore(max_bytes=10)
     names = [store.put(bytes(4), "png") for _ in range(3)]
     assert [store.get(name) is None for name in names] == [True, False, False]
