@@ -39,8 +39,8 @@ def test_shell_examples(root: Path, page: str, demo_url: str, tmp_path: Path) ->
         )
         assert run.returncode == 0, (command, run.stdout[:500], run.stderr)
         if output := re.search(r"-o (\S+)", command):
-            image = Image.open(tmp_path / output[1])
-            assert (image.format, image.size) == (Path(output[1]).suffix[1:].upper(), (128, 128))
+            with Image.open(tmp_path / output[1]) as image:
+                assert (image.format, image.size) == (Path(output[1]).suffix[1:].upper(), (128, 128))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/http.md"])

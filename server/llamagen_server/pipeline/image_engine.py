@@ -123,8 +123,7 @@ class ImageEngine:
                     return
                 self._closed = True
             try:
-                asyncio.run_coroutine_threadsafe(self._cancel(self._tasks), self._loop).result()
-                self._pipeline.shutdown()
+                asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
             finally:
                 self._stop_loop()
                 atexit.unregister(self.close)
@@ -165,6 +164,11 @@ class ImageEngine:
             raise
         finally:
             self._tasks.discard(task)
+
+    async def _shut_down(self) -> None:
+        """Stops the engine while its loop is blocked, so that vLLM's tasks do not report the engine's end."""
+        await self._cancel(self._tasks)
+        self._pipeline.shutdown()
 
     async def _cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         tasks = [task for task in tasks if task is not asyncio.current_task()]
