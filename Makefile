@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types bench clean runtime dev node
+.PHONY: help serve test deploy-test lint types bench clean runtime dev node
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: MODEL=DIR  ARGS='--port 8080'  DEVICE=cpu|cuda  PYTHON=python3.12 (for a new $(VENV))"
 
 serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
@@ -14,6 +14,9 @@ serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
 
 test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM)
 	$(BIN)/python -m pytest $(ARGS)
+
+deploy-test: dev ## run the tests of deploy/: chart, alerts, proxy, Ray Serve (needs prometheus and haproxy)
+	$(BIN)/python -m pytest deploy/tests $(ARGS)
 
 lint: dev node ## check style and formatting
 	$(BIN)/ruff check .
@@ -29,7 +32,7 @@ bench: runtime ## measure the engine's speed (ARGS='--size L --batch 1 8 32')
 
 clean: ## remove caches and build output (.venv and node_modules stay)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find server vllm_plugin tokenizer tests demo examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find server vllm_plugin tokenizer tests demo deploy examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 runtime:
 	@scripts/install.sh $(VENV) "$(DEVICE)"

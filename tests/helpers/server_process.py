@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -14,11 +15,12 @@ import psutil
 class Server:
     """Serves a model directory, by default the demo, on a free port. Its output goes to the file ``log``.
 
-    ``url`` is set once the model is loaded, which the constructor waits for unless ``wait`` is False.
+    ``url`` is set once the model is loaded, which the constructor waits for unless ``wait`` is False. ``arguments``
+    are further flags; a later ``--port`` counts.
     """
 
-    def __init__(self, model_dir: Path | None, log: Path, wait: bool = True) -> None:
-        command = [sys.executable, "-m", "llamagen_server", "serve", "--port", "0", "--enforce-eager"]
+    def __init__(self, model_dir: Path | None, log: Path, wait: bool = True, arguments: Sequence[str] = ()) -> None:
+        command = [sys.executable, "-m", "llamagen_server", "serve", "--port", "0", "--enforce-eager", *arguments]
         if model_dir is not None:
             command.insert(4, str(model_dir))
         self.log = log

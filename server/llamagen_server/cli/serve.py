@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamagen_server.core.options import MAX_IN_FLIGHT, VQ_DTYPES
@@ -50,6 +51,14 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="requests must carry this key; repeatable; LLAMAGEN_API_KEY adds one more",
     )
     add(
+        "--api-key-file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="file with one key per line, such as a mounted secret; repeatable",
+    )
+    add(
         "--max-in-flight",
         type=int,
         default=MAX_IN_FLIGHT,
@@ -83,6 +92,8 @@ def run(args: argparse.Namespace) -> None:
     from llamagen_server.pipeline.build import open_model
     from llamagen_server.serving.http import listen, serve_http
 
+    if args.shutdown_timeout < 0:
+        raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
     if args.max_in_flight < 1:
         raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
     model = open_model(args.model_dir or args.model, args.cfg_branches)
@@ -96,19 +107,38 @@ def run(args: argparse.Namespace) -> None:
             vq_dtype=args.vq_dtype,
             own_process_group=True,
         )
-        serve_http(served_name(args, model), listener, load, keys)
+        serve_http(served_name(args, model), listener, load, keys, args.shutdown_timeout)
 
 
 def api_keys(args: argparse.Namespace) -> list[str]:
-    """Returns the keys of the command line and of the environment.
+    """Returns the keys of the command line, of key files and of the environment.
 
     Raises:
-        ValueError: a key is empty, or has a character that a header cannot carry.
+        ValueError: a key is empty, or has a character that a header cannot carry; a file cannot be read or has no key.
     """
     keys = [*args.api_key, *filter(None, [os.environ.get("LLAMAGEN_API_KEY")])]
-    if any(not key.isascii() or not key.isprintable() or not key.strip() or " " in key for key in keys):
+    if not all(_is_key(key) for key in keys):
         raise ValueError("--api-key must be printable ASCII without spaces, and not empty")
-    return keys
+    return [*keys, *(key for file in args.api_key_file for key in _keys_in(file))]
+
+
+def _is_key(key: str) -> bool:
+    return key.isascii() and key.isprintable() and key != "" and " " not in key
+
+
+def _keys_in(path: Path) -> list[str]:
+    """Returns the keys of a file: one per line; empty lines are skipped. Messages never contain a key."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--api-key-file {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    keys = [line.strip() for line in lines]
+    for number, key in enumerate(keys, 1):
+        if key and not _is_key(key):
+            raise ValueError(f"--api-key-file {path}, line {number}: a key must be printable ASCII without spaces")
+    if not any(keys):
+        raise ValueError(f"--api-key-file {path} contains no key")
+    return [key for key in keys if key]
 
 
 def served_name(args: argparse.Namespace, model: ModelDir) -> str:

@@ -16,6 +16,7 @@ class Admission:
     def __init__(self, max_in_flight: int = MAX_IN_FLIGHT) -> None:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
+        metrics.IN_FLIGHT_LIMIT.set(max_in_flight)
 
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 import uvicorn
+from fastapi import FastAPI
 
 from llamagen_server.api.app import create_app
 from llamagen_server.core import metrics
@@ -21,7 +22,7 @@ from llamagen_server.pipeline.pipeline import Pipeline
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30
-"""Grace period in seconds for requests in flight after a stop signal."""
+"""Default seconds that requests in flight have to finish after a stop signal."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,19 +41,26 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
-def serve_http(name: str, listener: socket.socket, load: Callable[[], Pipeline], api_keys: Sequence[str] = ()) -> None:
+def serve_http(
+    name: str,
+    listener: socket.socket,
+    load: Callable[[], Pipeline],
+    api_keys: Sequence[str] = (),
+    drain_seconds: int = DRAIN_SECONDS,
+) -> None:
     """Serves until SIGINT or SIGTERM.
 
     Args:
         name: the model's public name.
         load: builds the pipeline; called in a thread while the server already answers 503.
         api_keys: if there are any, each request must carry one of them.
+        drain_seconds: time for requests in flight after a stop signal; those that take longer are cut off.
 
     Raises:
         ValueError: ``load`` refuses the model or a flag.
         EngineError: the engine did not start, or ended while serving.
     """
-    asyncio.run(_Service(name, listener, load, api_keys).run())
+    asyncio.run(_Service(name, listener, load, create_app(name, api_keys=api_keys), drain_seconds).run())
 
 
 class _Server(uvicorn.Server):
@@ -64,13 +72,12 @@ class _Server(uvicorn.Server):
 
 class _Service:
     def __init__(
-        self, name: str, listener: socket.socket, load: Callable[[], Pipeline], api_keys: Sequence[str]
+        self, name: str, listener: socket.socket, load: Callable[[], Pipeline], app: FastAPI, drain_seconds: int
     ) -> None:
-        self.name, self.listener, self.load = name, listener, load
-        self.app = create_app(name, api_keys=api_keys)
+        self.name, self.listener, self.load, self.app = name, listener, load, app
         self.server = _Server(
             uvicorn.Config(
-                self.app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
+                app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=drain_seconds
             )
         )
 
@@ -96,6 +103,7 @@ class _Service:
 
     def _stop(self, number: int) -> None:
         self.app.state.draining = True
+        metrics.READY.set(0)
         self.server.handle_exit(number, None)
 
     async def _load(self, serving: asyncio.Task[None]) -> Pipeline:
@@ -106,6 +114,7 @@ class _Service:
         if serving.done():
             self._abandon_loading()
         pipeline = self.app.state.pipeline = load.result()
+        metrics.READY.set(1)
         host, port = self.listener.getsockname()[:2]
         logger.info("%s is ready after %.0f s: http://%s:%d", self.name, time.perf_counter() - start, host, port)
         return pipeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import socket
@@ -11,6 +12,7 @@ import pytest
 
 from llamagen_server import __version__
 from llamagen_server.cli import main as cli
+from llamagen_server.cli import serve
 from llamagen_server.cli.generate import split_words
 from llamagen_server.engine import cpu
 
@@ -49,7 +51,7 @@ def test_every_commands_help_has_an_example(command: str, capsys: pytest.Capture
 
 
 def test_the_help_of_serve_shows_our_own_flags_first_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    own = ("--host", "--port", "--api-key", "--max-in-flight", "--cfg-branches", "--vq-dtype")
+    own = ("--host", "--port", "--api-key", "--api-key-file", "--max-in-flight", "--cfg-branches", "--vq-dtype")
     with pytest.raises(SystemExit):
         cli.main(["serve", "--help"])
     text = capsys.readouterr().out
@@ -133,3 +135,37 @@ def test_the_first_word_is_the_model_if_it_looks_like_one(tmp_path: Path) -> Non
     assert split_words(["./typo", "a dog"]) == ("./typo", ["a dog"])
     assert split_words(["a dog w/ a hat", "a cat"]) == (None, ["a dog w/ a hat", "a cat"])
     assert split_words([]) == (None, [])
+
+
+def test_keys_come_from_files_too(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_own_arguments(parser)
+    secret = tmp_path / "keys"
+    secret.write_text("first\n\nsecond \r\n")
+    args = parser.parse_args(["--api-key", "zero", "--api-key-file", str(secret)])
+    assert serve.api_keys(args) == ["zero", "first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file or directory"),
+        (b"\n\n", "contains no key"),
+        (b"good\ntwo words\n", "line 2: a key must be printable ASCII without spaces"),
+        (b"\xff\xfe", "not a text file"),
+    ],
+)
+def test_a_wrong_key_file_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    secret = tmp_path / "keys"
+    if content is not None:
+        secret.write_bytes(content)
+    line = fails(capsys, "serve", "--api-key-file", secret)
+    assert line.startswith(f"llamagen serve: --api-key-file {secret}")
+    assert message in line
+    assert "two words" not in line
+
+
+def test_a_negative_shutdown_timeout_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "shutdown" in fails(capsys, "serve", "--shutdown-timeout", -1)

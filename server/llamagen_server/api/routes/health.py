@@ -1,14 +1,15 @@
-"""Routes for operators and load balancers: health, readiness, load, version, metrics."""
+"""Routes for operators and load balancers: liveness, readiness, load, version, metrics."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from llamagen_server import __version__
 from llamagen_server.api.dependencies import LoadedPipeline
 from llamagen_server.api.openapi import errors
+from llamagen_server.pipeline.pipeline import Pipeline
 
 router = APIRouter(tags=["health"])
 
@@ -22,11 +23,19 @@ class Version(BaseModel):
 
 
 @router.get("/health", response_class=Response, responses=errors(503))
+async def liveness(request: Request) -> Response:
+    """200 while the process works, also while it loads the model or drains; 503 if its engine stopped."""
+    pipeline: Pipeline | None = request.app.state.pipeline
+    if pipeline is not None:
+        await pipeline.engine.check_health()
+    return Response()
+
+
 @router.get("/ready", response_class=Response, responses=errors(503))
 @router.get("/ping", response_class=Response, responses=errors(503))
 @router.post("/ping", include_in_schema=False)
-async def health(pipeline: LoadedPipeline) -> Response:
-    """200 if the server can generate images; 503 while it loads or stops, or if the engine is not running."""
+async def readiness(pipeline: LoadedPipeline) -> Response:
+    """200 if images can be generated now; 503 while the model loads, the server drains, or the engine does not run."""
     await pipeline.engine.check_health()
     return Response()
 

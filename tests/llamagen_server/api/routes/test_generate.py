@@ -227,13 +227,13 @@ async def test_a_client_that_disconnects_stops_the_engine(class_app: FastAPI, pa
 
 
 async def test_a_loading_server_answers_503(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
-    assert (await text_client.get("/health")).status_code == 200
+    assert (await text_client.get("/ready")).status_code == 200
     pipeline, text_app.state.pipeline = text_app.state.pipeline, None
-    for reply in (await text_client.get("/health"), await text_client.post("/generate", json={"prompt": "x"})):
+    for reply in (await text_client.get("/ready"), await text_client.post("/generate", json={"prompt": "x"})):
         assert (reply.status_code, reply.json()["error"]["message"]) == (503, "the model is still loading")
     text_app.state.pipeline = pipeline
     pipeline.engine.dead = True
-    assert (await text_client.get("/health")).status_code == 503
+    assert (await text_client.get("/ready")).status_code == 503
 
 
 async def test_the_header_for_json_is_named(text_client: httpx.AsyncClient) -> None:

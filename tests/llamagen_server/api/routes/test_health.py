@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from llamagen_server.core.errors import EngineError
 
 
-async def test_health_follows_the_engine(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
-    probes = ("/health", "/ready", "/ping")
+async def test_readiness_follows_the_model_and_the_engine(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+    probes = ("/ready", "/ping")
     for probe in probes:
         assert (await class_client.get(probe)).status_code == 200
     assert (await class_client.post("/ping")).status_code == 200
@@ -25,8 +25,19 @@ async def test_health_follows_the_engine(class_client: httpx.AsyncClient, class_
     class_app.state.pipeline.engine.dead = True
     assert (await class_client.get("/ready")).status_code == 503
     class_app.state.pipeline = None
+    assert (await class_client.get("/ready")).status_code == 503
     reply = await class_client.post("/generate", json={"class_id": 1})
     assert (reply.status_code, reply.json()["error"]["type"]) == (503, "service_unavailable_error")
+
+
+async def test_a_process_that_loads_or_drains_is_alive(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+    """Otherwise an orchestrator would kill a server that loads a large model, or one that finishes its requests."""
+    class_app.state.draining = True
+    assert (await class_client.get("/health")).status_code == 200
+    class_app.state.pipeline.engine.dead = True
+    assert (await class_client.get("/health")).status_code == 503
+    class_app.state.pipeline = None
+    assert (await class_client.get("/health")).status_code == 200
 
 
 async def metrics(client: httpx.AsyncClient) -> dict[str, float]:
@@ -56,3 +67,4 @@ async def test_metrics_count_what_happens(class_client: httpx.AsyncClient, class
     assert grown["llamagen_stage_seconds_countdecode"] == 6
     assert grown["llamagen_http_replies_total400"] == 1
     assert after["llamagen_images_in_flight"] == 0
+    assert after["llamagen_images_in_flight_limit"] == class_app.state.pipeline.admission.max_in_flight
