@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 
 from llamagen_server.bench.load import Load, LoadOptions, arrival_times
 from llamagen_server.bench.outcomes import Outcome, Row, summary
+from llamagen_server.bench.requests import Body, Requests, requests_for
 from llamagen_server.bench.server_metrics import mean_between, quantile_between, read_metrics
 
 logger = logging.getLogger(__name__)
 
-Body = dict[str, Any]
-"""JSON body of a request to ``POST /generate``."""
+Sent = list["asyncio.Task[Outcome]"]
+"""Requests that were sent, in their order; each ends with its outcome and raises nothing."""
 
 
 def measure_server(options: LoadOptions) -> list[Row]:
@@ -30,19 +34,15 @@ def measure_server(options: LoadOptions) -> list[Row]:
 
 
 async def _measure(options: LoadOptions) -> list[Row]:
-    headers = {"authorization": f"Bearer {options.api_key}"}
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=options.base_url, headers=headers, timeout=None, limits=limits) as client:
-        load_client = LoadClient(options, client, await _bodies(options, client))
+    async with load_client(options) as client:
         rows = []
         for load in options.loads:
-            rows.append(await _measure_load(load_client, load))
+            rows.append(await _measure_load(client, load, options))
             logger.info("%s: %.2f images/s", load, rows[-1]["images_per_s"])
     return rows
 
 
-async def _measure_load(client: LoadClient, load: Load) -> Row:
-    options = client.options
+async def _measure_load(client: LoadClient, load: Load, options: LoadOptions) -> Row:
     await asyncio.gather(*(client.send(-1 - i) for i in range(options.num_warmups)))
     before = await read_metrics(client.http)
     start = time.perf_counter()
@@ -55,84 +55,135 @@ async def _measure_load(client: LoadClient, load: Load) -> Row:
     return {"load": str(load)} | row
 
 
-async def _bodies(options: LoadOptions, client: httpx.AsyncClient) -> list[Body]:
-    """Returns the bodies that the requests use in turn: one per class of a class model, else one per prompt."""
-    try:
-        [model] = (await client.get("/v1/models")).raise_for_status().json()["data"]
-    except (httpx.HTTPError, ValueError) as error:
-        raise ValueError(f"{options.base_url} does not answer as a llamagen server ({error})") from None
-    common: Body = {"n": options.n}
-    if options.cfg_scale is not None:
-        common["cfg_scale"] = options.cfg_scale
-    if options.partial_images:
-        common |= {"stream": True, "partial_images": options.partial_images}
-    if model["condition"] == "class":
-        return [{"class_id": i, **common} for i in range(model["num_classes"])]
-    return [{"prompt": prompt, **common} for prompt in options.prompts]
+@asynccontextmanager
+async def load_client(options: LoadOptions) -> AsyncIterator[LoadClient]:
+    """Yields a client whose requests suit the server's model.
+
+    Raises:
+        ValueError: the server does not answer.
+    """
+    headers = {"authorization": f"Bearer {options.api_key}"}
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=options.base_url, headers=headers, timeout=None, limits=limits) as http:
+        yield LoadClient(http, await requests_for(options, http), options.timeout)
+
+
+class RequestError(Exception):
+    """A request got no complete reply. ``kind`` is the HTTP status, ``stream`` or the name of an exception."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class LoadClient:
     """Sends requests and times them."""
 
-    def __init__(self, options: LoadOptions, http: httpx.AsyncClient, bodies: list[Body]) -> None:
-        self.options, self.http, self.bodies = options, http, bodies
+    def __init__(self, http: httpx.AsyncClient, requests: Requests, timeout: float) -> None:
+        self.http, self.requests, self.timeout = http, requests, timeout
 
     async def run(self, load: Load) -> list[Outcome]:
         """Sends all requests of one load; returns their outcomes in the order of the requests."""
-        if load.rate is None:
-            assert load.concurrency
-            return await self._run_closed_loop(load.concurrency)
-        return await self._run_open_loop(load.rate)
+        return await asyncio.gather(*await self.launch(load, itertools.count()))
 
-    async def _run_closed_loop(self, concurrency: int) -> list[Outcome]:
-        gate = asyncio.Semaphore(concurrency)
+    async def launch(self, load: Load, numbers: Iterator[int]) -> Sent:
+        """Sends the requests of one load and returns while the last of them may be unanswered.
 
-        async def gated(i: int) -> Outcome:
-            async with gate:
-                return await self.send(i)
+        A load with a duration takes that long, or until a request of its closed loop ends after that.
 
-        return await asyncio.gather(*(gated(i) for i in range(self.options.num_prompts)))
+        Args:
+            numbers: numbers of the requests, as many as are needed.
+        """
+        loop = self._closed_loop if load.rate is None else self._open_loop
+        end = time.perf_counter() + (load.duration or 0)
+        sent = await loop(load, numbers)
+        await asyncio.sleep(end - time.perf_counter())
+        return sent
 
-    async def _run_open_loop(self, rate: float) -> list[Outcome]:
-        options, tasks = self.options, []
+    async def _closed_loop(self, load: Load, numbers: Iterator[int]) -> Sent:
+        assert load.concurrency
+        sent: Sent = []
+        gate = asyncio.Semaphore(load.concurrency)
+        count, seconds = load.limits
+        end = time.perf_counter() + seconds
+        for number in itertools.islice(numbers, count):
+            await gate.acquire()
+            if time.perf_counter() >= end:
+                break
+            sent.append(asyncio.create_task(self.send(number)))
+            sent[-1].add_done_callback(lambda _: gate.release())
+        return sent
+
+    async def _open_loop(self, load: Load, numbers: Iterator[int]) -> Sent:
+        sent: Sent = []
         start = time.perf_counter()
-        for i, due in enumerate(arrival_times(options.num_prompts, rate, options.burstiness, options.seed)):
+        for due, number in zip(arrival_times(load, self.requests.seed), numbers):
             await asyncio.sleep(start + due - time.perf_counter())
-            tasks.append(asyncio.create_task(self.send(i)))
-        return await asyncio.gather(*tasks)
+            sent.append(asyncio.create_task(self.send(number, start + due)))
+        return sent
 
-    async def send(self, i: int) -> Outcome:
-        """Sends request ``i``, whose number determines its prompt or class and its seed."""
-        body = self.bodies[i % len(self.bodies)] | {"seed": abs(i) + 1000 * self.options.seed}
-        outcome, start = Outcome(), time.perf_counter()
+    async def send(self, number: int, due: float | None = None) -> Outcome:
+        """Sends one request.
+
+        Args:
+            number: determines its prompt or class, its kind and its seed.
+            due: time from which its latency counts, so that a delay of this client or of the server hides none of
+                it; None: now. As from ``time.perf_counter``.
+        """
+        now = time.perf_counter()
+        outcome = Outcome(number, start=now if due is None else due)
+        outcome.late_ms = (now - outcome.start) * 1000
         try:
-            if self.options.partial_images:
-                await self._stream(body, outcome, start)
-            else:
-                reply = await self.http.post("/generate", json=body)
-                _add_reply(reply.raise_for_status().json(), outcome)
+            async with asyncio.timeout(self.timeout):
+                await self._request(self.requests.body(number), outcome)
+        except RequestError as error:
+            outcome.error_kind, outcome.error = error.kind, str(error)
+        except TimeoutError:
+            outcome.error_kind, outcome.error = "timeout", f"no complete reply within {self.timeout:g} s"
         except (httpx.HTTPError, ValueError, KeyError) as error:
-            outcome.error = str(error) or type(error).__name__
-        outcome.times["e2el"] = (time.perf_counter() - start) * 1000
+            outcome.error_kind, outcome.error = type(error).__name__, str(error) or type(error).__name__
+        outcome.times["e2el"] = (time.perf_counter() - outcome.start) * 1000
         return outcome
 
-    async def _stream(self, body: Body, outcome: Outcome, start: float) -> None:
+    async def _request(self, body: Body, outcome: Outcome) -> None:
         async with self.http.stream("POST", "/generate", json=body) as reply:
-            reply.raise_for_status()
-            async for line in reply.aiter_lines():
-                if not line.startswith("data: "):
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if event["type"] == "partial_image":
-                    outcome.times.setdefault("ttfp", (time.perf_counter() - start) * 1000)
-                elif event["type"] == "completed":
-                    outcome.images += 1
-                elif event["type"] == "error":
-                    raise ValueError(event["error"]["message"])
-                elif event["type"] == "done":
-                    _add_reply(event, outcome)
+            if reply.is_error:
+                text = (await reply.aread()).decode(errors="replace")
+                raise RequestError(str(reply.status_code), _message(text) or reply.reason_phrase)
+            if body.get("stream"):
+                await _read_events(reply, outcome)
+            else:
+                await reply.aread()
+                _add_reply(reply.json(), outcome)
+
+
+async def _read_events(reply: httpx.Response, outcome: Outcome) -> None:
+    done = False
+    async for line in reply.aiter_lines():
+        if not line.startswith("data: "):
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if event["type"] == "partial_image":
+            outcome.times.setdefault("ttfp", (time.perf_counter() - outcome.start) * 1000)
+        elif event["type"] == "completed":
+            outcome.images += 1
+        elif event["type"] == "error":
+            raise RequestError("stream", event["error"]["message"])
+        elif event["type"] == "done":
+            done = True
+            _add_reply(event, outcome)
+    if not done:
+        raise RequestError("stream", "the stream ended before the image was complete")
 
 
 def _add_reply(reply: dict[str, Any], outcome: Outcome) -> None:
     outcome.images += len(reply.get("images", ()))
     outcome.times |= {name.removesuffix("_ms"): value for name, value in reply["timings"].items()}
+
+
+def _message(text: str) -> str:
+    """Returns the message of an error reply, or its first line if it is not one of our server's."""
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text.strip().partition("\n")[0][:200]

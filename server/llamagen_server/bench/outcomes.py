@@ -21,11 +21,24 @@ Row = dict[str, Any]
 class Outcome:
     """Outcome of one request."""
 
+    number: int = 0
+    """Number of the request, see `llamagen_server.bench.requests.Requests`."""
+    start: float = 0.0
+    """Time at which the request was due, or was sent in a closed loop; as from ``time.perf_counter``."""
+    late_ms: float = 0.0
+    """Milliseconds from ``start`` until this client sent the request."""
     error: str | None = None
+    error_kind: str | None = None
+    """HTTP status such as ``429``, ``timeout``, ``stream``, or the name of an exception."""
     images: int = 0
     """Finished images in the reply."""
     times: dict[str, float] = field(default_factory=dict)
     """Milliseconds by metric; other stages that the reply times are there too."""
+
+    @property
+    def end(self) -> float:
+        """Time at which the reply was complete or had failed."""
+        return self.start + self.times["e2el"] / 1000
 
 
 def summary(
@@ -45,23 +58,29 @@ def summary(
     good = [outcome for outcome in outcomes if outcome.error is None]
     row: Row = {
         "requests": len(outcomes),
-        "error_rate": 1 - len(good) / len(outcomes),
+        "error_rate": 1 - len(good) / len(outcomes) if outcomes else 0.0,
         "requests_per_s": len(good) / seconds,
         "images_per_s": sum(outcome.images for outcome in good) / seconds,
     }
     if goodput_ms is not None:
         row["goodput_per_s"] = sum(outcome.times["e2el"] <= goodput_ms for outcome in good) / seconds
     for metric in metrics:
-        values = sorted(_times(good, metric))
+        values = times(good, metric)
         for p in percentiles if values else ():
-            row[f"{metric}_p{p:g}_ms"] = values[math.ceil(p / 100 * len(values)) - 1]
+            row[f"{metric}_p{p:g}_ms"] = percentile(values, p)
     for stage in STAGES:
-        values = _times(good, stage)
+        values = times(good, stage)
         row[f"{stage}_ms"] = statistics.fmean(values) if values else 0.0
     if errors := [outcome.error for outcome in outcomes if outcome.error]:
         row["first_error"] = errors[0]
     return row
 
 
-def _times(outcomes: Sequence[Outcome], metric: str) -> list[float]:
+def times(outcomes: Sequence[Outcome], metric: str) -> list[float]:
+    """Returns the milliseconds of one metric of all outcomes that have it."""
     return [outcome.times[metric] for outcome in outcomes if metric in outcome.times]
+
+
+def percentile(values: Sequence[float], p: float) -> float:
+    """Returns the smallest of the values that at least ``p`` percent of them do not exceed; ``values`` is not empty."""
+    return sorted(values)[math.ceil(p / 100 * len(values)) - 1]

@@ -1,15 +1,16 @@
-"""A plot of a load test."""
+"""Plots of load tests, as image files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llamagen_server.bench.outcomes import Row
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Plots latency over throughput, one point per load and one line per percentile, to an image file.
+def figure_class() -> Any:
+    """Returns matplotlib's ``Figure``; called before a load test, so that none is in vain.
 
     Raises:
         ValueError: matplotlib is missing.
@@ -17,8 +18,17 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+        raise ValueError("a plot needs matplotlib: pip install matplotlib") from None
+    return Figure
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Plots latency over throughput, one point per load and one line per percentile.
+
+    Raises:
+        ValueError: matplotlib is missing.
+    """
+    figure = figure_class()(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     percentiles = [name for name in rows[0] if name.startswith("e2el_p")]
     for name in percentiles:

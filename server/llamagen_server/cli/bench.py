@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from llamagen_server.cli import bench_engine, bench_http
+from llamagen_server.cli import bench_engine, bench_http, bench_scenario
 
 BENCHMARKS = {
     "engine": (bench_engine, "time the engine alone, without text encoder and image tokenizer"),
     "serve": (bench_http, "run a load test on a running server"),
+    "scenario": (bench_scenario, "run load tests with phases, described in files, on a running server"),
 }
 
 
 EXAMPLE = """example:
   llamagen bench engine --size B --batch 1 8 --baseline eager
-  llamagen bench serve --max-concurrency 1 8 32"""
+  llamagen bench serve --max-concurrency 1 8 32
+  llamagen bench scenario deploy/loadtest/steady.yaml --out reports"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

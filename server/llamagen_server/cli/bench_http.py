@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 from llamagen_server.bench.http import measure_server
-from llamagen_server.bench.load import Load, LoadOptions
+from llamagen_server.bench.load import Kind, Load, LoadOptions
 from llamagen_server.bench.outcomes import METRICS
-from llamagen_server.bench.plot import plot
+from llamagen_server.bench.plot import figure_class, plot
 from llamagen_server.bench.tables import load_table
 from llamagen_server.cli.bench_result import save_result
 
@@ -19,23 +20,58 @@ EXAMPLE = """example:
   llamagen bench serve --max-concurrency 1 8 32 --num-prompts 160 --prompts captions.txt"""
 
 _DEFAULT = LoadOptions()
+_LOAD = _DEFAULT.loads[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--base-url", default=_DEFAULT.base_url, help="address of the server (default: %(default)s)")
-    add("--api-key", default=_DEFAULT.api_key, help="key that the requests carry (default: %(default)s)")
+    add_server(parser)
     _add_load(parser)
     _add_requests(parser)
     _add_report(parser)
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags about the server and the requests that every load test has."""
+    add = parser.add_argument
+    add("--base-url", default=_DEFAULT.base_url, help="address of the server (default: %(default)s)")
+    add("--api-key", default=_DEFAULT.api_key, help="key that the requests carry (default: %(default)s)")
+    add("--prompts", type=Path, metavar="FILE", help="one prompt per line, used in turn (text models)")
+    add("--cfg-scale", type=float, help="guidance scale (default: the model's)")
+    add(
+        "--timeout",
+        type=float,
+        default=_DEFAULT.timeout,
+        help="seconds after which an unanswered request has failed (default: %(default)g)",
+    )
+    add("--seed", type=int, default=_DEFAULT.seed, help="seed of images and arrivals (default: %(default)s)")
+    add("--goodput", metavar="e2el:MS", help="count requests that take at most MS milliseconds")
+
+
+def server_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of `LoadOptions` that the flags of `add_server` set.
+
+    Raises:
+        ValueError: a flag has a wrong value.
+    """
+    return {
+        "base_url": args.base_url,
+        "api_key": args.api_key,
+        "prompts": _read_prompts(args.prompts) if args.prompts else _DEFAULT.prompts,
+        "cfg_scale": args.cfg_scale,
+        "timeout": args.timeout,
+        "seed": args.seed,
+        "goodput_ms": _goodput_ms(args.goodput) if args.goodput is not None else None,
+    }
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the loads one after the other and logs one table row for each.
 
     Raises:
-        ValueError: an argument is wrong, or the server does not answer.
+        ValueError: an argument is wrong, matplotlib is missing, or the server does not answer.
     """
+    if args.plot:
+        figure_class()
     rows = measure_server(load_options(args))
     logger.info("%s\n%s", args.base_url, load_table(rows))
     save_result(args, {"rows": rows})
@@ -49,22 +85,16 @@ def load_options(args: argparse.Namespace) -> LoadOptions:
     Raises:
         ValueError: a flag has a wrong value.
     """
-    loads = [Load(rate=rate) for rate in args.request_rate or ()]
+    loads: list[dict[str, Any]] = [{"rate": rate} for rate in args.request_rate or ()]
+    loads = loads or [{"concurrency": n} for n in args.max_concurrency or (1,)]
+    limits = {"burstiness": args.burstiness, "num_prompts": args.num_prompts, "duration": args.duration}
     return LoadOptions(
-        base_url=args.base_url,
-        api_key=args.api_key,
-        loads=tuple(loads or [Load(concurrency=n) for n in args.max_concurrency or (1,)]),
-        burstiness=args.burstiness,
-        num_prompts=args.num_prompts,
+        loads=tuple(Load(**load, **limits) for load in loads),
         num_warmups=args.num_warmups,
-        prompts=_read_prompts(args.prompts) if args.prompts else _DEFAULT.prompts,
-        n=args.n,
-        partial_images=args.partial_images,
-        cfg_scale=args.cfg_scale,
-        goodput_ms=_goodput_ms(args.goodput) if args.goodput is not None else None,
+        mix=(Kind(n=args.n, partial_images=args.partial_images),),
         metrics=tuple(args.percentile_metrics.split(",")),
         percentiles=_percentiles(args.metric_percentiles),
-        seed=args.seed,
+        **server_options(args),
     )
 
 
@@ -87,32 +117,33 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--burstiness",
         type=float,
-        default=_DEFAULT.burstiness,
+        default=_LOAD.burstiness,
         help="1: Poisson arrivals; smaller: more bursty (default: %(default)g)",
     )
 
 
 def _add_requests(parser: argparse.ArgumentParser) -> None:
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--num-prompts", type=int, default=_LOAD.num_prompts, help="requests per load (default: %(default)s)"
+    )
+    length.add_argument("--duration", type=float, metavar="S", help="send requests for S seconds per load")
     add = parser.add_argument
-    add("--num-prompts", type=int, default=_DEFAULT.num_prompts, help="requests per load (default: %(default)s)")
+    kind = _DEFAULT.mix[0]
     add(
         "--num-warmups", type=int, default=_DEFAULT.num_warmups, help="warm-up requests per load (default: %(default)s)"
     )
-    add("--prompts", type=Path, metavar="FILE", help="one prompt per line, used in turn (text models)")
-    add("--n", type=int, default=_DEFAULT.n, help="images per request (default: %(default)s)")
+    add("--n", type=int, default=kind.n, help="images per request (default: %(default)s)")
     add(
         "--partial-images",
         type=int,
-        default=_DEFAULT.partial_images,
+        default=kind.partial_images,
         help="stream each image with this many previews (default: no streaming)",
     )
-    add("--cfg-scale", type=float, help="guidance scale (default: the model's)")
-    add("--seed", type=int, default=_DEFAULT.seed, help="seed of images and arrivals (default: %(default)s)")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--goodput", metavar="e2el:MS", help="count requests that take at most MS milliseconds")
     add(
         "--percentile-metrics",
         default=",".join(_DEFAULT.metrics),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamagen_server.bench.outcomes import Outcome, summary
+from llamagen_server.bench.outcomes import Outcome, percentile, summary
 
 
 def test_summary() -> None:
@@ -21,3 +21,11 @@ def test_stages_are_means_over_the_requests_that_have_them() -> None:
     row = summary(outcomes, 1.0, ["ttfp"], [50], None)
     assert (row["engine_ms"], row["text_ms"]) == (5, 0)
     assert not {"ttfp_p50_ms", "goodput_per_s", "first_error"} & row.keys()
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    assert [percentile([4.0, 1.0, 3.0, 2.0], p) for p in (1, 25, 50, 51, 99)] == [1, 1, 2, 3, 4]
+
+
+def test_a_run_without_requests_has_no_errors() -> None:
+    assert summary([], 1.0, ["e2el"], [50], None)["error_rate"] == 0
