@@ -17,16 +17,22 @@ from vllm_llamagen.vllm_compat import BatchUpdate, MoveDirectionality
 CODES, VOCAB = 6, 8
 
 
-def vllm_config(branches: int = 2, cfg_scale: float | None = None, **model: Any) -> Any:
+def vllm_config(branches: int = 2, cfg_scale: float | None = None, workers: int = 1, **model: Any) -> Any:
     generation = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
     fields = {
-        "hf_config": SimpleNamespace(cfg_branches=branches, vocab_size=VOCAB, codebook_size=CODES, num_image_tokens=64),
+        "hf_config": SimpleNamespace(
+            cfg_branches=branches, vocab_size=VOCAB, codebook_size=CODES, num_image_tokens=64, n_kv_head=4
+        ),
         "try_get_generation_config": lambda: generation,
         "logits_processors": ["vllm_llamagen.runner_v1:GuidanceV1"],
         "logprobs_mode": "processed_logprobs",
         **model,
     }
-    return SimpleNamespace(model_config=SimpleNamespace(**fields), use_v2_model_runner=False)
+    return SimpleNamespace(
+        model_config=SimpleNamespace(**fields),
+        parallel_config=SimpleNamespace(tensor_parallel_size=workers),
+        use_v2_model_runner=False,
+    )
 
 
 def params(**extra_args: Any) -> SamplingParams:
@@ -138,3 +144,11 @@ def test_an_engine_that_would_lose_guidance_is_refused() -> None:
         check_engine(vllm_config(branches=1))
     with pytest.raises(ValueError, match="--logprobs-mode processed_logprobs"):
         check_engine(vllm_config(logprobs_mode="raw_logprobs"))
+
+
+def test_workers_that_cannot_share_the_heads_are_refused() -> None:
+    check_engine(vllm_config(workers=2))
+    with pytest.raises(ValueError, match=r"--tensor-parallel-size is 3, must be one of 1, 2, 4"):
+        check_engine(vllm_config(workers=3))
+    with pytest.raises(ValueError, match=r"--tensor-parallel-size is 8, must be one of 1, 2, 4"):
+        check_engine(vllm_config(workers=8))  # vLLM counts the heads of both branches and would accept it

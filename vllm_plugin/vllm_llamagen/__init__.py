@@ -10,9 +10,11 @@ def register() -> None:
     from vllm import ModelRegistry
 
     from vllm_llamagen.config import LlamaGenConfig
+    from vllm_llamagen.engine_settings import register_settings
     from vllm_llamagen.process_group import leave_process_group_if_asked
 
     leave_process_group_if_asked()
     AutoConfig.register(LlamaGenConfig.model_type, LlamaGenConfig, exist_ok=True)
     if "LlamaGenForCausalLM" not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model("LlamaGenForCausalLM", "vllm_llamagen.model:LlamaGenForCausalLM")
+    register_settings("LlamaGenForCausalLM")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vllm_llamagen.config import LlamaGenConfig
     from vllm_llamagen.vllm_compat import VllmConfig
 
 _PROCESSORS = {
@@ -20,14 +21,29 @@ def logits_processor(cfg_branches: int, v2_model_runner: bool) -> str:
     return _PROCESSORS[cfg_branches, v2_model_runner]
 
 
-def check_engine(vllm_config: VllmConfig) -> None:
-    """Refuses an engine that would sample without guidance.
+def check_tensor_parallel(config: LlamaGenConfig, workers: int) -> None:
+    """Refuses a number of tensor-parallel workers among which the heads cannot be shared out equally.
 
     Raises:
-        ValueError: the matching logits processor is not configured, log-probabilities would be computed before it, or
-            a text model would run on the V2 model runner.
+        ValueError: the number is not a divisor of the number of KV heads.
+    """
+    if config.n_kv_head % workers:
+        divisors = [str(n) for n in range(1, config.n_kv_head + 1) if config.n_kv_head % n == 0]
+        raise ValueError(
+            f"--tensor-parallel-size is {workers}, must be one of {', '.join(divisors)}: "
+            f"each worker gets the same share of the model's {config.n_kv_head} KV heads"
+        )
+
+
+def check_engine(vllm_config: VllmConfig) -> None:
+    """Refuses an engine that would sample without guidance, or whose workers cannot share the heads.
+
+    Raises:
+        ValueError: the matching logits processor is not configured, log-probabilities would be computed before it, a
+            text model would run on the V2 model runner, or as `check_tensor_parallel`.
     """
     model_config = vllm_config.model_config
+    check_tensor_parallel(model_config.hf_config, vllm_config.parallel_config.tensor_parallel_size)
     if vllm_config.use_v2_model_runner and model_config.hf_config.condition == "text":
         # The V2 runner forgets which prompt positions are text when a request is resumed or has prefix tokens.
         raise ValueError("text models need vLLM's V1 model runner: set VLLM_USE_V2_MODEL_RUNNER=0")

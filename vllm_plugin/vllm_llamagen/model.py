@@ -53,8 +53,6 @@ class SelfAttention(nn.Module):
     def __init__(self, config: LlamaGenConfig, vllm_config: VllmConfig, prefix: str) -> None:
         super().__init__()
         tp_size = get_tensor_model_parallel_world_size()
-        if config.n_kv_head % tp_size:
-            raise ValueError(f"tensor_parallel_size is {tp_size}, must divide the model's {config.n_kv_head} KV heads")
         self.branches = config.cfg_branches
         self.head_dim = config.branch_head_dim
         self.padding = config.head_dim - config.branch_head_dim

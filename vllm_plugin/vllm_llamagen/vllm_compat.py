@@ -15,10 +15,12 @@ first vLLM release that has the name at this place.
 | IntermediateTensors | 0.5 | signature of the model's ``forward`` |
 | support_torch_compile | 0.6 | compiles the model's ``forward`` |
 | get_tensor_model_parallel_world_size | 0.4 | heads per worker |
+| MODELS_CONFIG_MAP, VerifyAndUpdateConfig | 0.10 | vLLM's table of hooks by architecture; ours completes an engine's settings |
 | VllmConfig | 0.6 | argument of the model and of the logits processors |
 | LogitsProcessorV1, BatchUpdate, MoveDirectionality | 0.9 | custom logits processors of the V1 model runner |
 | process_dict_updates | 0.10 | follows requests through the V1 runner's batch |
 | LogitsProcessorV2, LogitsContext, LogitsProcRequestState | 0.31 | custom logits processors of the V2 model runner |
+| EngineClient | 0.6 | the interface of AsyncLLM; under ``vllm serve`` the engine that it started |
 | AsyncLLM | 0.6 | the engine: one request per image, output as it grows |
 | AsyncEngineArgs, FlexibleArgumentParser | 0.1, 0.11 | vLLM's flags under their own names, and their parser |
 | RequestOutputKind | 0.6 | deltas, or the final output only |
@@ -26,12 +28,14 @@ first vLLM release that has the name at this place.
 | EngineDeadError, EngineGenerateError | 0.8 | the engine ended, or failed on a request |
 | VLLMClientError, VLLMValidationError | 0.27, 0.14 | vLLM refuses a request |
 | current_platform | 0.5 | CPU or CUDA |
+| get_allowed_cpu_list | 0.20 | cores and memory nodes that this process may use |
 """  # noqa: E501
 
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.attention import Attention
@@ -43,12 +47,14 @@ from vllm.model_executor.layers.linear import (
 )
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.model_executor.models.interfaces import SupportsMRoPE
 from vllm.multimodal.inputs import MultiModalFeatureSpec
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.sequence import IntermediateTensors
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -59,10 +65,12 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 __all__ = [
+    "MODELS_CONFIG_MAP",
     "AsyncEngineArgs",
     "AsyncLLM",
     "Attention",
     "BatchUpdate",
+    "EngineClient",
     "EngineDeadError",
     "EngineGenerateError",
     "FlexibleArgumentParser",
@@ -85,9 +93,11 @@ __all__ = [
     "UniProcExecutor",
     "VLLMClientError",
     "VLLMValidationError",
+    "VerifyAndUpdateConfig",
     "VllmConfig",
     "VocabParallelEmbedding",
     "current_platform",
+    "get_allowed_cpu_list",
     "get_tensor_model_parallel_world_size",
     "process_dict_updates",
     "support_torch_compile",

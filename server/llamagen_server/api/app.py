@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 from fastapi import FastAPI
 
@@ -14,10 +15,16 @@ from llamagen_server.api.middleware.body_limit import BodyLimit
 from llamagen_server.api.routes import generate, health, image_codec, image_store, models, openai_images, playground
 from llamagen_server.pipeline.pipeline import Pipeline
 
-ROUTES = (openai_images, generate, image_codec, image_store, models, health, playground)
+IMAGE_ROUTES = (openai_images, generate, image_codec, image_store, models, playground)
+ROUTES = (*IMAGE_ROUTES, health)
 
 
-def create_app(model_name: str, pipeline: Pipeline | None = None, api_keys: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    model_name: str,
+    pipeline: Pipeline | None = None,
+    api_keys: Sequence[str] = (),
+    routes: Sequence[ModuleType] = ROUTES,
+) -> FastAPI:
     """Builds the app.
 
     Args:
@@ -25,13 +32,14 @@ def create_app(model_name: str, pipeline: Pipeline | None = None, api_keys: Sequ
         pipeline: the loaded model; may be set later as ``app.state.pipeline``. Until then replies are 503, as they are
             when ``app.state.draining`` is set.
         api_keys: if there are any, each request must carry one of them.
+        routes: modules of `api.routes`; another server that includes this app has its own `health`.
     """
     app = FastAPI(title="llamagen-serve", version=__version__, description="LlamaGen behind OpenAI's images API.")
     app.state.model_name = model_name
     app.state.pipeline = pipeline
     app.state.draining = False
     app.state.images = image_store.ImageStore()
-    for module in ROUTES:
+    for module in routes:
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
     if api_keys:

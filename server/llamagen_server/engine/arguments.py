@@ -13,14 +13,17 @@ import psutil
 import torch
 
 from llamagen_server.engine import cpu
-from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, unchanged_environment, uses_v2_model_runner
-from vllm_llamagen.checks import logits_processor
+from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, unchanged_environment
+from vllm_llamagen.checks import check_tensor_parallel
 from vllm_llamagen.config import LlamaGenConfig
 
 if TYPE_CHECKING:
     from vllm_llamagen.vllm_compat import AsyncEngineArgs
 
 logger = logging.getLogger(__name__)
+
+BINDING = "VLLM_CPU_OMP_THREADS_BIND"
+"""Variable with the cores of each worker, such as ``0,1|2,3``."""
 
 CPU_BLOCK_SIZE = 32
 """Tokens per KV-cache block on a CPU. Smallest supported block: wastes least KV cache at the end of an image."""
@@ -62,34 +65,32 @@ def default_flags(**changes: Any) -> argparse.Namespace:
 
 @unchanged_environment()
 def plan_engine(flags: argparse.Namespace, model_path: str, config: LlamaGenConfig) -> EnginePlan:
-    """Completes the user's flags with what LlamaGen needs and with defaults for the machine. Changes no argument.
+    """Completes the user's flags with defaults for the machine. Changes no argument.
+
+    The settings that LlamaGen needs on any machine come from `vllm_llamagen.engine_settings`.
 
     Raises:
         ValueError: a flag contradicts what LlamaGen needs.
     """
     from vllm_llamagen.vllm_compat import AsyncEngineArgs, current_platform
 
+    check_tensor_parallel(config, flags.tensor_parallel_size)
     args = copy.deepcopy(flags)  # vLLM changes the objects that are in them
     needed = config.max_position_embeddings
     if args.max_model_len is not None and 0 <= args.max_model_len < needed:
         raise ValueError(f"--max-model-len is {args.max_model_len}, one image of this model needs {needed}")
     args.model = model_path
-    args.skip_tokenizer_init = True
     args.use_tqdm_on_load = False
-    args.enable_prompt_embeds = config.condition == "text"
     args.hf_overrides = {**(args.hf_overrides or {}), "cfg_branches": config.cfg_branches}
-    ours = logits_processor(config.cfg_branches, uses_v2_model_runner())
-    # First, so that other processors see mixed logits.
-    args.logits_processors = [ours, *(p for p in args.logits_processors or [] if p != ours)]
-    if args.logprobs_mode.startswith("raw"):
-        args.logprobs_mode = "processed_logprobs"
     if args.gpu_memory_utilization is None:
         args.gpu_memory_utilization = AsyncEngineArgs.gpu_memory_utilization
     environment = {}
     if current_platform.is_cpu():
         _check_cpu_flags(args)
         _set_cpu_defaults(args, config)
-        environment = CPU_ENGINE_DEFAULTS | _place_on_few_cores(args, config)
+        workers = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
+        place = _place_workers(workers) if workers > 1 else _place_on_few_cores(args, config)
+        environment = CPU_ENGINE_DEFAULTS | place
     return EnginePlan(AsyncEngineArgs.from_cli_args(args), environment)
 
 
@@ -121,9 +122,10 @@ def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
     args.enable_chunked_prefill = False
     if args.block_size is None:
         args.block_size = CPU_BLOCK_SIZE
-    bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size)
+    bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size) // args.tensor_parallel_size  # of a worker
     if args.max_num_seqs is None:
-        fits = psutil.virtual_memory().available // 2 // bytes_per_image
+        workers = args.tensor_parallel_size * args.data_parallel_size
+        fits = psutil.virtual_memory().available // 2 // (bytes_per_image * workers)
         args.max_num_seqs = max(1, min(32, fits))
     if args.kv_cache_memory_bytes is not None and args.kv_cache_memory_bytes < bytes_per_image:
         raise ValueError(
@@ -140,10 +142,28 @@ def _place_on_few_cores(args: argparse.Namespace, config: LlamaGenConfig) -> dic
     """
     from vllm_llamagen.vllm_compat import UniProcExecutor
 
-    is_placed = args.distributed_executor_backend or "VLLM_CPU_OMP_THREADS_BIND" in os.environ
-    is_parallel = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size > 1
+    is_placed = args.distributed_executor_backend or BINDING in os.environ
     threads = cpu.threads_on_few_cores(config.step_weights)
-    if not threads or is_placed or is_parallel:
+    if not threads or is_placed:
         return {}
     args.distributed_executor_backend = UniProcExecutor
     return {"OMP_NUM_THREADS": str(threads)}
+
+
+def _place_workers(workers: int) -> dict[str, str]:
+    """Gives each of several workers its own cores. Returns the variable that binds their threads.
+
+    vLLM does so itself where every worker can have a memory node, and fails elsewhere.
+    """
+    from vllm_llamagen.vllm_compat import get_allowed_cpu_list
+
+    cpus = get_allowed_cpu_list()
+    if BINDING in os.environ or len({c.numa_node for c in cpus}) >= workers:
+        return {}
+    if len(cpus) < workers:
+        raise ValueError(
+            f"{workers} workers (tensor * pipeline * data parallel size) need as many cores, there are {len(cpus)}"
+        )
+    cores = list({c.physical_core: c for c in cpus}.values())  # a second thread of the same core gains nothing
+    groups = cpu.share_out([c.id for c in (cores if len(cores) >= workers else cpus)], workers)
+    return {BINDING: "|".join(",".join(map(str, group)) for group in groups)}

@@ -9,6 +9,7 @@ import ctypes
 import os
 import shutil
 import sysconfig
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def threads_on_few_cores(parameters: int) -> int | None:
     if cores() > FEW_CORES:
         return None
     return 1 if parameters < SMALL_NETWORK else cores()
+
+
+def share_out(ids: Sequence[int], workers: int) -> list[list[int]]:
+    """Splits core ids into equal groups, one for each worker. On many cores, at least one is left for this process."""
+    spare = 1 if len(ids) > FEW_CORES else 0
+    size = max(1, (len(ids) - spare) // workers)
+    return [list(ids[size * worker : size * (worker + 1)]) for worker in range(workers)]
 
 
 def tune_process(vq_parameters: int) -> int:

@@ -100,8 +100,3 @@ def unchanged_environment(names: Collection[str] = ()) -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
-
-
-def uses_v2_model_runner() -> bool:
-    """Whether an engine that starts now gets vLLM's V2 model runner."""
-    return os.environ.get("VLLM_USE_V2_MODEL_RUNNER", ENGINE_DEFAULTS["VLLM_USE_V2_MODEL_RUNNER"]) == "1"

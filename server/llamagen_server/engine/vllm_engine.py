@@ -17,7 +17,7 @@ from llamagen_server.engine.interface import EngineOutput, EngineRequest
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
 
-    from vllm_llamagen.vllm_compat import AsyncLLM
+    from vllm_llamagen.vllm_compat import EngineClient
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +59,10 @@ def start_offline_engine(plan: EnginePlan, in_process: bool = False) -> LLM:
 class VLLMEngine:
     """vLLM's AsyncLLM, one request per image."""
 
-    def __init__(self, llm: AsyncLLM) -> None:
-        self._llm: AsyncLLM | None = llm
-        self.max_num_seqs: int = llm.vllm_config.scheduler_config.max_num_seqs
+    def __init__(self, llm: EngineClient) -> None:
+        self._llm: EngineClient | None = llm
+        config = llm.vllm_config
+        self.max_num_seqs = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         config = llm.model_config.hf_config
         self._first_condition_id = config.codebook_size
         self._num_image_tokens = config.num_image_tokens
@@ -101,7 +102,7 @@ class VLLMEngine:
         if llm is not None:
             llm.shutdown()
 
-    def _running(self) -> AsyncLLM:
+    def _running(self) -> EngineClient:
         if self._llm is None:
             raise EngineError(STOPPED)
         return self._llm

@@ -76,15 +76,26 @@ def build_pipeline(
     plan = plan_engine(flags, str(model.path), model.config)
     if own_process_group:
         plan.environment[OWN_PROCESS_GROUP] = "1"
+    image_tokenizer, text = load_stages(model, vq_dtype, decode_workers)
+    if stage_device().type == "cuda" and flags.gpu_memory_utilization is None:
+        plan.arguments.gpu_memory_utilization = free_gpu_share()
+    return Pipeline(model, start_engine(plan), image_tokenizer, text, max_in_flight)
+
+
+def load_stages(
+    model: ModelDir, vq_dtype: str = "auto", decode_workers: int = 1
+) -> tuple[ImageTokenizerStage, TextStage | None]:
+    """Loads the stages around an engine and runs each once, so that the first request is no slower than others.
+
+    A class model has no text stage. The arguments are those of `build_pipeline`.
+    """
     device = stage_device()
     text = text_stage(model, device) if model.config.condition == "text" else None
     image_tokenizer = image_tokenizer_stage(model, device, vq_dtype, decode_workers)
     if text:
         text.warm_up()
     image_tokenizer.warm_up()
-    if device.type == "cuda" and flags.gpu_memory_utilization is None:
-        plan.arguments.gpu_memory_utilization = free_gpu_share()
-    return Pipeline(model, start_engine(plan), image_tokenizer, text, max_in_flight)
+    return image_tokenizer, text
 
 
 @unchanged_environment()

@@ -37,7 +37,6 @@ def test_planning_changes_no_argument(class_model_dir: Path) -> None:
     before = copy.deepcopy(vars(flags)), config.to_dict()
     plan = plan_engine(flags, str(class_model_dir), config)
     assert (vars(flags), config.to_dict()) == before
-    assert plan.arguments.logits_processors == ["vllm_llamagen.runner_v1:GuidanceV1", "other:Processor"]
     assert plan.arguments.hf_overrides == {"rope_base": 10000.0, "cfg_branches": 2}
 
 

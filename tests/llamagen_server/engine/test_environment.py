@@ -13,7 +13,6 @@ from llamagen_server.engine.environment import (
     PROCESS_DEFAULTS,
     engine_environment,
     set_process_defaults,
-    uses_v2_model_runner,
 )
 
 
@@ -50,8 +49,3 @@ def test_a_variable_that_is_set_wins() -> None:
         assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"
         assert os.environ["VLLM_NO_USAGE_STATS"] == "0"  # the engine's plan outranks the defaults
     assert environment() == PROCESS_DEFAULTS | {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_LOGGING_LEVEL": "DEBUG"}
-    assert uses_v2_model_runner()
-
-
-def test_the_v1_model_runner_is_the_default() -> None:
-    assert not uses_v2_model_runner()

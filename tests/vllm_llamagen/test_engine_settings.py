@@ -1,0 +1,64 @@
+"""The settings that every engine with a LlamaGen model gets, as vLLM assembles them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from llamagen_server.engine.environment import engine_environment
+from vllm_llamagen.config import LlamaGenConfig
+from vllm_llamagen.engine_settings import LlamaGenSettings
+from vllm_llamagen.vllm_compat import AsyncEngineArgs, VllmConfig, current_platform
+
+
+def assemble(model_dir: Path, **flags: Any) -> VllmConfig:
+    """The configuration of ``vllm serve MODEL_DIR`` with these flags; no engine is started."""
+    with engine_environment():
+        return AsyncEngineArgs(model=str(model_dir), kv_cache_memory_bytes=2**20, **flags).create_engine_config()
+
+
+def test_guidance_needs_no_flag(class_model_dir: Path, text_model_dir: Path) -> None:
+    for model_dir, prompt_embeds in ((class_model_dir, False), (text_model_dir, True)):
+        config = assemble(model_dir)
+        assert config.model_config.logits_processors == ["vllm_llamagen.runner_v1:GuidanceV1"]
+        assert config.model_config.logprobs_mode == "processed_logprobs"
+        assert config.model_config.skip_tokenizer_init
+        assert config.model_config.enable_prompt_embeds == prompt_embeds
+        assert config.scheduler_config.enable_chunked_prefill != current_platform.is_cpu()
+
+
+def test_flags_of_the_user_stay(class_model_dir: Path) -> None:
+    config = assemble(
+        class_model_dir,
+        logits_processors=["other:Processor"],
+        logprobs_mode="processed_logits",
+        hf_overrides={"cfg_branches": 1},
+    )
+    assert config.model_config.logits_processors == ["vllm_llamagen.runner_v1:UnguidedV1", "other:Processor"]
+    assert config.model_config.logprobs_mode == "processed_logits"
+
+
+def test_the_model_runner_decides_the_processor() -> None:
+    model = SimpleNamespace(
+        hf_config=LlamaGenConfig(), logits_processors=None, logprobs_mode="raw_logprobs", max_model_len=257
+    )
+    config: Any = SimpleNamespace(
+        model_config=model,
+        use_v2_model_runner=True,
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        scheduler_config=SimpleNamespace(verify_max_model_len=lambda length: None),
+    )
+    LlamaGenSettings.verify_and_update_config(config)
+    assert model.logits_processors == ["vllm_llamagen.runner_v2:GuidanceV2"]
+    model.hf_config.condition = "text"
+    with pytest.raises(ValueError, match="text models need vLLM's V1 model runner: set VLLM_USE_V2_MODEL_RUNNER=0"):
+        LlamaGenSettings.verify_and_update_config(config)
+
+
+def test_a_number_of_workers_that_cannot_share_the_heads_is_refused(class_model_dir: Path) -> None:
+    with pytest.raises(ValidationError, match="--tensor-parallel-size is 3, must be one of 1, 2, 4"):
+        assemble(class_model_dir, tensor_parallel_size=3)
