@@ -14,19 +14,24 @@ from llamagen_server.engine.environment import set_process_defaults
 COMMANDS = {
     "serve": "serve a model over HTTP",
     "generate": "generate images from the command line",
+    "run-batch": "generate the images of many requests in a file",
     "convert": "make a model directory from the official checkpoint files",
     "bench": "measure speed",
 }
 MODULES = {
     "serve": "llamagen_server.cli.serve",
     "generate": "llamagen_server.cli.generate",
+    "run-batch": "llamagen_server.cli.run_batch",
     "convert": "llamagen_server.cli.convert",
     "bench": "llamagen_server.cli.bench",
 }
 """Modules with ``add_arguments(parser)`` and ``run(args)``, imported when their command is called."""
 
-USAGE = {"serve": "llamagen serve [MODEL] [options]"}
-"""Usage lines in place of argparse's own: vLLM has two hundred flags."""
+USAGE = {
+    "serve": "llamagen serve [MODEL] [options]",
+    "run-batch": "llamagen run-batch [MODEL] -i IN.jsonl -o OUT.jsonl [options]",
+}
+"""Commands that take vLLM's two hundred flags too, with usage lines in place of argparse's own."""
 
 EXAMPLE = """example:
   llamagen serve
@@ -41,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("llamagen_server").setLevel(logging.INFO)
     command = argv[0] if argv else ""
     try:
-        args = _parse_vllm_flags(argv[1:]) if _takes_vllm_flags(argv) else _parser(argv).parse_args(argv)
+        args = _parse_vllm_flags(argv) if _takes_vllm_flags(argv) else _parser(argv).parse_args(argv)
         importlib.import_module(MODULES[command]).run(args)
     except (ValueError, OSError) as error:
         _fail(2, command, error)
@@ -77,19 +82,19 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 
 def _takes_vllm_flags(argv: list[str]) -> bool:
-    """True for ``serve``, except with ``--help``, which shows our own flags."""
-    return argv[:1] == ["serve"] and {"-h", "--help"}.isdisjoint(argv)
+    """True for the commands that do, except with ``--help``, which shows our own flags."""
+    return bool(argv) and argv[0] in USAGE and {"-h", "--help"}.isdisjoint(argv)
 
 
 def _parse_vllm_flags(argv: list[str]) -> argparse.Namespace:
-    """Parses the arguments of ``serve`` with vLLM's own parser, which takes seconds to import.
+    """Parses a command with vLLM's own parser, which takes seconds to import.
 
     It has JSON and dotted values (``--hf-overrides.rope_base 1e4``), ``--config FILE`` and ``--help=all``.
     """
-    from llamagen_server.cli import serve
     from vllm_llamagen.vllm_compat import FlexibleArgumentParser
 
-    parser = FlexibleArgumentParser(prog="llamagen serve", usage=USAGE["serve"])
-    serve.add_arguments(parser)
-    args: argparse.Namespace = parser.parse_args(argv)
+    command, *flags = argv
+    parser = FlexibleArgumentParser(prog=f"llamagen {command}", usage=USAGE[command])
+    importlib.import_module(MODULES[command]).add_arguments(parser)
+    args: argparse.Namespace = parser.parse_args(flags)
     return args

@@ -6,41 +6,28 @@ import argparse
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llamagen_server.core.options import MAX_IN_FLIGHT, VQ_DTYPES
+from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
+from llamagen_server.core.options import MAX_IN_FLIGHT
 
-if TYPE_CHECKING:
-    from llamagen_server.model_dir import ModelDir
-
-EPILOG = """vLLM's engine flags are accepted under their own names, such as --max-num-seqs, --dtype, --enforce-eager,
---tensor-parallel-size, --gpu-memory-utilization or --served-model-name:
-  --help=all            shows all of them
-  --help=CacheConfig    shows one group
-  --help=kv-cache       searches
-
-example:
+EXAMPLE = """example:
   llamagen serve models/t2i-xl --port 8080 --max-num-seqs 64"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds our flags and vLLM's."""
-    from llamagen_server.engine import arguments
     from llamagen_server.serving.http import DRAIN_SECONDS
 
-    formatter_class = parser.formatter_class
-    add_own_arguments(parser)
-    parser.formatter_class = formatter_class  # vLLM's own, for --help=all
-    arguments.add_arguments(parser)
+    add_vllm_flags(parser, add_own_arguments)
     parser.set_defaults(shutdown_timeout=DRAIN_SECONDS)
 
 
 def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds our own flags, which ``--help`` shows; imports nothing heavy."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
-    add = parser.add_argument_group("llamagen-serve").add_argument
-    parser.add_argument("model_dir", metavar="MODEL", nargs="?", help="model directory (default: the demo model)")
+    parser.epilog = EPILOG + EXAMPLE
+    group = parser.add_argument_group("llamagen-serve")
+    add = group.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on; 0 chooses a free one (default: %(default)s)")
     add(
@@ -65,20 +52,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="limit of unfinished images; requests beyond it get status 429 (default: %(default)s)",
     )
-    add(
-        "--cfg-branches",
-        type=int,
-        choices=(1, 2),
-        default=2,
-        help="1: the server never guides, at half the work per token; cfg_scale must then be 1 (default: %(default)s)",
-    )
-    add(
-        "--vq-dtype",
-        choices=VQ_DTYPES,
-        default="auto",
-        help="dtype of decoding; auto: that of vq/config.json (float32 for official image tokenizers) on a CPU that "
-        "computes it in hardware, else float32 (default: %(default)s)",
-    )
+    add_model_flags(parser, group)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -139,12 +113,3 @@ def _keys_in(path: Path) -> list[str]:
     if not any(keys):
         raise ValueError(f"--api-key-file {path} contains no key")
     return [key for key in keys if key]
-
-
-def served_name(args: argparse.Namespace, model: ModelDir) -> str:
-    """Returns the model's public name: ``--served-model-name``, else the directory's name."""
-    from llamagen_server.pipeline.build import DEMO_MODEL
-
-    if args.served_model_name:
-        return str(args.served_model_name[0])
-    return "llamagen-demo" if model.path == DEMO_MODEL else model.path.resolve().name

@@ -1,0 +1,60 @@
+"""Flags that ``serve`` and ``run-batch`` share: the model, its decoding, and vLLM's engine flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llamagen_server.core.options import VQ_DTYPES
+
+if TYPE_CHECKING:
+    from llamagen_server.model_dir import ModelDir
+
+EPILOG = """vLLM's engine flags are accepted under their own names, such as --max-num-seqs, --dtype, --enforce-eager,
+--tensor-parallel-size, --gpu-memory-utilization or --served-model-name:
+  --help=all            shows all of them
+  --help=CacheConfig    shows one group
+  --help=kv-cache       searches
+
+"""
+
+
+def add_model_flags(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> None:
+    """Adds the positional MODEL to the parser and our flags of the model to the group; imports nothing heavy."""
+    parser.add_argument("model_dir", metavar="MODEL", nargs="?", help="model directory (default: the demo model)")
+    group.add_argument(
+        "--cfg-branches",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="1: no image is guided, at half the work per token; cfg_scale must then be 1 (default: %(default)s)",
+    )
+    group.add_argument(
+        "--vq-dtype",
+        choices=VQ_DTYPES,
+        default="auto",
+        help="dtype of decoding; auto: that of vq/config.json (float32 for official image tokenizers) on a CPU that "
+        "computes it in hardware, else float32 (default: %(default)s)",
+    )
+
+
+def add_vllm_flags(
+    parser: argparse.ArgumentParser, add_own_arguments: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """Adds a command's own flags and vLLM's to vLLM's parser."""
+    from llamagen_server.engine import arguments
+
+    formatter_class = parser.formatter_class
+    add_own_arguments(parser)
+    parser.formatter_class = formatter_class  # vLLM's own, for --help=all
+    arguments.add_arguments(parser)
+
+
+def served_name(args: argparse.Namespace, model: ModelDir) -> str:
+    """Returns the model's public name: ``--served-model-name``, else the directory's name."""
+    from llamagen_server.pipeline.build import DEMO_MODEL
+
+    if args.served_model_name:
+        return str(args.served_model_name[0])
+    return "llamagen-demo" if model.path == DEMO_MODEL else model.path.resolve().name

@@ -1,0 +1,113 @@
+"""``llamagen run-batch``: many requests from a file. Flags and files are those of ``vllm run-batch``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
+
+if TYPE_CHECKING:
+    from llamagen_server.pipeline.pipeline import Pipeline
+    from llamagen_server.serving.batch_files import ReplyFile
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = """example:
+  llamagen run-batch models/t2i-xl -i prompts.jsonl -o images.jsonl"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds our flags and vLLM's."""
+    add_vllm_flags(parser, add_own_arguments)
+
+
+def add_own_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds our own flags, which ``--help`` shows; imports nothing heavy."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG + EXAMPLE
+    group = parser.add_argument_group("llamagen-serve")
+    group.add_argument(
+        "-i",
+        "--input-file",
+        type=Path,
+        required=True,
+        metavar="IN.jsonl",
+        help="requests in OpenAI's batch format, one per line",
+    )
+    group.add_argument(
+        "-o",
+        "--output-file",
+        type=Path,
+        required=True,
+        metavar="OUT.jsonl",
+        help="replies, one per line in the order in which they finish; an unfinished file is continued",
+    )
+    add_model_flags(parser, group)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Sends all requests that have no reply yet.
+
+    Raises:
+        ValueError: the model, a flag or a file is wrong.
+        EngineError: the engine did not start, ended, or failed on requests.
+    """
+    from llamagen_server.cli.loading import load_pipeline
+    from llamagen_server.pipeline.build import open_model
+    from llamagen_server.serving.batch_files import check_requests, open_replies
+
+    custom_ids = check_requests(args.input_file)
+    model = open_model(args.model_dir or args.model, args.cfg_branches)
+    with open_replies(args.output_file, custom_ids) as replies:
+        finished = len(replies.statuses)
+        logger.info("%s: %d of %d lines have a reply", args.output_file, finished, len(custom_ids))
+        if finished == len(custom_ids):
+            return
+        logging.getLogger("llamagen_server.api.middleware.access_log").setLevel(logging.WARNING)
+        load = partial(load_pipeline, model, args, max_in_flight=sys.maxsize, vq_dtype=args.vq_dtype)
+        pipeline = _interruptible(partial(load, own_process_group=True))
+        asyncio.run(_run(served_name(args, model), pipeline, args.input_file, replies, len(custom_ids)))
+
+
+def _interruptible(load: Callable[[], Pipeline]) -> Pipeline:
+    """Loads in a thread, so that Ctrl-C ends the process at once: inside vLLM's start it could get lost."""
+    with ThreadPoolExecutor(1, initializer=_hide_interrupts_from_children) as thread:
+        try:
+            return thread.submit(load).result()
+        except KeyboardInterrupt:
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            os._exit(130)  # the thread cannot be stopped
+
+
+def _hide_interrupts_from_children() -> None:
+    """Blocks SIGINT in this thread. Processes that it starts inherit that and print no traceback after a Ctrl-C."""
+    resource_tracker.ensure_running()  # its start would unblock the signal again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+async def _run(name: str, pipeline: Pipeline, input_file: Path, replies: ReplyFile, total: int) -> None:
+    from llamagen_server.serving.batch import Batch
+    from llamagen_server.serving.batch_files import read_requests
+
+    finished = frozenset(replies.statuses)
+    requests = (request for _, request in read_requests(input_file) if request.custom_id not in finished)
+    try:
+        await Batch(name, pipeline, replies, total).run(requests)
+    finally:
+        pipeline.shutdown()
