@@ -1,0 +1,65 @@
+{{- define "llamagen.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* Leaves room for the suffixes -api-keys and -dashboard: names of objects have at most 63 characters. */}}
+{{- define "llamagen.fullname" -}}
+{{- $name := include "llamagen.name" . }}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- default $full .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* Labels that select the pods. They never change: a Deployment's selector is immutable. */}}
+{{- define "llamagen.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "llamagen.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{- define "llamagen.labels" -}}
+app.kubernetes.io/name: {{ include "llamagen.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "llamagen.image" -}}
+{{- with .Values.image }}
+{{- .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "llamagen.serviceAccountName" -}}
+{{- default (.Values.serviceAccount.create | ternary (include "llamagen.fullname" .) "default") .Values.serviceAccount.name }}
+{{- end }}
+
+{{- /* Secret with the keys; empty if the server needs none. */}}
+{{- define "llamagen.keysSecret" -}}
+{{- if .Values.apiKeys.existingSecret }}
+{{- .Values.apiKeys.existingSecret }}
+{{- else if .Values.apiKeys.keys }}
+{{- include "llamagen.fullname" . }}-api-keys
+{{- end }}
+{{- end }}
+
+{{- /* Command that downloads the model; empty if nothing is downloaded. */}}
+{{- define "llamagen.downloadCommand" -}}
+{{- with .Values.model.download }}
+{{- if .hub }}
+{{- toYaml (list "hf" "download" .hub "--revision" .revision "--local-dir" "$(DIR)") }}
+{{- else if .command }}
+{{- toYaml .command }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "llamagen.modelsVolume" -}}
+{{- if .Values.model.volume }}
+{{- toYaml .Values.model.volume }}
+{{- else if .Values.model.claim.size }}
+persistentVolumeClaim: {claimName: {{ include "llamagen.fullname" . }}-models}
+{{- else }}
+emptyDir: {}
+{{- end }}
+{{- end }}

@@ -1,0 +1,491 @@
+"""The Helm chart: rendered by Helm's own engine, checked against Kubernetes' schemas and against the server."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+from helm_python.chart import Chart, lint
+
+from llamagen_server.api.app import create_app
+from llamagen_server.core import metrics
+
+CHART = Path(__file__).parents[1] / "helm/llamagen-serve"
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+Object = dict[str, Any]
+
+
+def read_values(name: str) -> Object:
+    return yaml.safe_load((CHART / "ci" / f"values-{name}.yaml").read_text())
+
+
+CASES: dict[str, Object] = {
+    "default": {},
+    "cuda": read_values("cuda"),
+    "keda": read_values("autoscaling"),
+    "hpa": (values := read_values("autoscaling")) | {"autoscaling": values["autoscaling"] | {"type": "hpa"}},
+}
+CORE = {"Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "Pod"}
+KINDS = {
+    "default": CORE,
+    "cuda": CORE
+    | {"HTTPRoute", "NetworkPolicy", "PersistentVolumeClaim", "ServiceMonitor", "PrometheusRule", "ConfigMap"},
+    "keda": CORE | {"Ingress", "NetworkPolicy", "Secret", "ServiceMonitor", "ScaledObject"},
+    "hpa": CORE | {"Ingress", "NetworkPolicy", "Secret", "ServiceMonitor", "HorizontalPodAutoscaler"},
+}
+CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute"}
+"""Kinds of other projects. kubernetes-validate has no schemas of them: tests below check their content."""
+
+
+@cache
+def chart() -> Chart:
+    return Chart.load(CHART)
+
+
+def render(values: Object) -> dict[str, Object]:
+    """Objects by their kind; the chart has at most one of each."""
+    files = chart().render(values, name="images", namespace="prod")
+    objects = [yaml.safe_load(text) for name, text in files.items() if name.endswith(".yaml")]
+    by_kind = {item["kind"]: item for item in objects if item}
+    assert len(by_kind) == sum(item is not None for item in objects)
+    return by_kind
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def objects(case: str) -> dict[str, Object]:
+    return render(CASES[case])
+
+
+def pod(objects: dict[str, Object]) -> Object:
+    return objects["Deployment"]["spec"]["template"]["spec"]
+
+
+def server(objects: dict[str, Object]) -> Object:
+    (container,) = pod(objects)["containers"]
+    return container
+
+
+def containers(objects: dict[str, Object]) -> list[Object]:
+    """Those of the server's pods and of the test's."""
+    spec = pod(objects)
+    return [*spec["containers"], *spec.get("initContainers", []), *objects["Pod"]["spec"]["containers"]]
+
+
+@cache
+def serve_parser() -> argparse.ArgumentParser:
+    from llamagen_server.cli import serve
+    from vllm_llamagen.vllm_compat import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    serve.add_arguments(parser)
+    return parser
+
+
+def serve_flags(objects: dict[str, Object]) -> argparse.Namespace:
+    """The arguments of the server, as `llamagen serve` reads them."""
+    command, *words = server(objects)["args"]
+    assert command == "serve"
+    return serve_parser().parse_args(words)
+
+
+def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return bool(selector) and selector.items() <= labels.items()
+
+
+# The chart
+
+
+def test_lint_finds_nothing(case: str) -> None:
+    report = lint(CHART, CASES[case], strict=True)
+    assert report["errors"] == []
+    assert [message["error"] for message in report["messages"]] == ["icon is recommended"]
+
+
+def test_values_choose_the_objects(case: str, objects: dict[str, Object]) -> None:
+    assert objects.keys() == KINDS[case]
+
+
+def test_every_template_is_rendered_by_one_of_the_cases() -> None:
+    rendered = {
+        name.partition("/")[2]
+        for values in CASES.values()
+        for name, text in chart().render(values, name="images", namespace="prod").items()
+        if text.strip()
+    }
+    templates = {str(path.relative_to(CHART)) for path in (CHART / "templates").rglob("[!_]*") if path.is_file()}
+    assert rendered == templates
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+def test_kubernetes_accepts_every_object(objects: dict[str, Object], version: str) -> None:
+    for kind in objects.keys() - CUSTOM:
+        kubernetes_validate.validate(objects[kind], version, strict=True)
+
+
+def test_kubernetes_would_refuse_a_misspelt_field() -> None:
+    wrong = render({})["Deployment"]
+    wrong["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="livenesProbe"):
+        kubernetes_validate.validate(wrong, "1.30", strict=True)
+
+
+def test_names_fit_into_63_characters() -> None:
+    values = CASES["cuda"] | {"fullnameOverride": "n" * 100, "apiKeys": {"keys": ["key"]}}
+    names = [item["metadata"]["name"] for item in render(values).values()]
+    assert max(map(len, names)) <= 63
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"replica": 2}, "additional properties 'replica' not allowed"),
+        ({"gpus": "2"}, "at '/gpus': got string, want integer"),
+        ({"image": {"tag": "a b"}}, "at '/image/tag': 'a b' does not match"),
+        ({"args": "--max-num-seqs 8"}, "at '/args': got string, want array"),
+        ({"resources": {"limit": {}}}, "at '/resources': additional properties 'limit' not allowed"),
+        ({"cache": {"sizeLimit": "10 GB"}}, "at '/cache/sizeLimit': '10 GB' does not match"),
+        ({"drain": {"delaySeconds": 0}}, "at '/drain/delaySeconds': minimum: got 0, want 1"),
+        ({"autoscaling": {"type": "vpa"}}, "at '/autoscaling/type': value must be one of 'none', 'hpa', 'keda'"),
+        ({"model": {"name": "models/t2i-xl"}}, "at '/model/name': 'models/t2i-xl' does not match"),
+        ({"model": {"name": "t2i-xl"}}, "model.name is t2i-xl, but nothing provides it: set model.volume"),
+        ({"model": {"download": {"hub": "org/m"}}}, "model.download is set, but not model.name"),
+        (
+            {"model": {"name": "m", "download": {"hub": "org/m", "command": ["true"]}}},
+            "model.download.hub and model.download.command are both set",
+        ),
+        ({"apiKeys": {"keys": ["a"], "existingSecret": "b"}}, "apiKeys.keys and apiKeys.existingSecret are both set"),
+        ({"autoscaling": {"type": "keda"}}, "set autoscaling.keda.prometheus, the address of Prometheus"),
+        ({"autoscaling": {"minReplicas": 5}}, "autoscaling.minReplicas is 5, must be at most maxReplicas, which is 4"),
+        ({"rollingUpdate": {"maxSurge": 0}}, "are both 0: no pod could ever be replaced"),
+        ({"httpRoute": {"enabled": True}}, "httpRoute is enabled: set httpRoute.parentRefs"),
+        ({"ingress": {"enabled": True}}, "ingress is enabled: set ingress.hosts"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(values: Object, message: str) -> None:
+    with pytest.raises(helm_python.HelmError, match=re.escape(message)):
+        render(values)
+
+
+def test_a_refused_key_is_not_shown() -> None:
+    with pytest.raises(helm_python.HelmError, match=r"apiKeys.keys\[1\] must be printable ASCII") as refused:
+        render({"apiKeys": {"keys": ["good", "my secret"]}})
+    assert "secret" not in str(refused.value)
+
+
+def paths(values: Object, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*prefix, key))
+
+
+def test_the_schema_has_every_value_and_no_other() -> None:
+    """Objects without a list of properties, such as `affinity`, are Kubernetes' own and end the comparison."""
+    schema = chart().schema
+    schema = yaml.safe_load(schema) if isinstance(schema, str | bytes) else schema
+
+    def known(node: Object, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+        for key, child in node.get("properties", {}).items():
+            yield (*prefix, key)
+            yield from known(child, (*prefix, key))
+
+    in_schema = set(known(schema)) - {("global",)}
+    open_ended = {path for path in in_schema if not any(other[: len(path)] == path != other for other in in_schema)}
+    in_values = {path for path in paths(VALUES) if not any(path[: len(end)] == end != path for end in open_ended)}
+    resources = {path for path in in_schema if path[-2:-1] == ("resources",)}  # examples name some of them
+    assert in_values | resources == in_schema
+
+
+def test_every_value_is_explained() -> None:
+    """A comment stands right above each value, or above a value that it belongs to."""
+    explained: list[bool] = []  # for each level of the current value
+    unexplained, comment = [], False
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if key := re.match(r"( *)([A-Za-z]+):(.*)", line):
+            explained = [*explained[: len(key[1]) // 2], comment]
+            if key[3] and not any(explained):
+                unexplained.append(line)
+        comment = line.strip().startswith("#")
+    assert unexplained == []
+
+
+# The server behind it
+
+
+def test_llamagen_accepts_the_arguments(case: str, objects: dict[str, Object]) -> None:
+    flags = serve_flags(objects)
+    assert flags.host == "0.0.0.0"
+    assert flags.model_dir == {"default": None, "cuda": "/models/t2i-xl"}.get(case, "/models/c2i-b")
+    assert flags.max_num_seqs == {"default": None, "cuda": 64}.get(case, 16)
+
+
+def test_probes_ask_routes_that_exist(objects: dict[str, Object]) -> None:
+    routes = {route.path for route in create_app("model").routes if "GET" in getattr(route, "methods", ())}
+    probes = {name: server(objects)[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startup": "/ready",
+        "readiness": "/ready",
+        "liveness": "/health",
+    }
+    asked = {probe["path"] for probe in probes.values()}
+    if "ServiceMonitor" in objects:
+        asked |= {endpoint["path"] for endpoint in objects["ServiceMonitor"]["spec"]["endpoints"]}
+    assert asked <= routes
+    (test_address,) = re.findall(r'"(http://.+?)"', objects["Pod"]["spec"]["containers"][0]["args"][0])
+    service = objects["Service"]
+    assert test_address == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}/ready"
+
+
+def test_every_port_leads_to_the_server(objects: dict[str, Object]) -> None:
+    (port,) = server(objects)["ports"]
+    assert port["containerPort"] == serve_flags(objects).port
+    named = [server(objects)[f"{name}Probe"]["httpGet"]["port"] for name in ("startup", "readiness", "liveness")]
+    (service_port,) = objects["Service"]["spec"]["ports"]
+    named.append(service_port["targetPort"])
+    if "NetworkPolicy" in objects:
+        (rule,) = objects["NetworkPolicy"]["spec"]["ingress"]
+        named += [allowed["port"] for allowed in rule["ports"]]
+    assert set(named) == {port["name"]}
+    if "ServiceMonitor" in objects:
+        assert objects["ServiceMonitor"]["spec"]["endpoints"][0]["port"] == service_port["name"]
+    if "Ingress" in objects:
+        (rule,) = objects["Ingress"]["spec"]["rules"]
+        backend = rule["http"]["paths"][0]["backend"]["service"]
+        assert backend == {"name": objects["Service"]["metadata"]["name"], "port": {"name": service_port["name"]}}
+    if "HTTPRoute" in objects:
+        (rule,) = objects["HTTPRoute"]["spec"]["rules"]
+        assert rule["backendRefs"] == [{"name": objects["Service"]["metadata"]["name"], "port": service_port["port"]}]
+        assert rule["timeouts"] == {"request": "0s"}  # gateways end long requests by default
+
+
+@pytest.mark.parametrize("seconds", [5, 42, 1800])
+def test_a_pod_gets_its_time_to_start(seconds: int) -> None:
+    objects = render({"startupSeconds": seconds})
+    probe = server(objects)["startupProbe"]
+    assert seconds <= probe["periodSeconds"] * probe["failureThreshold"] < seconds + probe["periodSeconds"]
+    assert objects["Deployment"]["spec"]["progressDeadlineSeconds"] > seconds
+
+
+@pytest.mark.parametrize("drain", [{}, {"delaySeconds": 1, "timeoutSeconds": 0}, {"timeoutSeconds": 900}])
+def test_accepted_images_are_finished_before_a_pod_is_killed(drain: Object) -> None:
+    objects = render({"drain": drain})
+    delay = server(objects)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    expected = VALUES["drain"] | drain
+    assert delay == expected["delaySeconds"]
+    assert serve_flags(objects).shutdown_timeout == expected["timeoutSeconds"]
+    assert pod(objects)["terminationGracePeriodSeconds"] >= delay + expected["timeoutSeconds"] + 10
+
+
+def test_gpus_become_a_limit_and_tensor_parallel() -> None:
+    def with_gpus(count: int) -> tuple[Object, int]:
+        objects = render({"gpus": count})
+        return server(objects)["resources"]["limits"], serve_flags(objects).tensor_parallel_size
+
+    memory = VALUES["resources"]["limits"]
+    assert with_gpus(0) == (memory, 1)
+    assert with_gpus(1) == (memory | {"nvidia.com/gpu": 1}, 1)
+    assert with_gpus(4) == (memory | {"nvidia.com/gpu": 4}, 4)
+
+
+def test_a_cpu_pod_has_as_many_threads_as_it_requests_cores() -> None:
+    def variables(values: Object) -> Object:
+        return {variable["name"]: variable for variable in server(render(values))["env"]}
+
+    threads = variables({})["OMP_NUM_THREADS"]["valueFrom"]["resourceFieldRef"]
+    assert threads == {"containerName": "server", "resource": "requests.cpu"}
+    assert variables({})["VLLM_CPU_OMP_THREADS_BIND"]["value"] == "nobind"
+    without = {"OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"}
+    assert not without & variables({"gpus": 1}).keys()
+    assert not without & variables({"resources": {"requests": {"cpu": None}}}).keys()
+
+
+def test_the_environment_is_passed_on() -> None:
+    variable = {"name": "VLLM_CPU_KVCACHE_SPACE", "value": "8"}
+    assert variable in server(render({"env": [variable]}))["env"]
+
+
+# References
+
+
+def test_selectors_find_the_servers_pods_and_no_others(objects: dict[str, Object]) -> None:
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        objects["Deployment"]["spec"]["selector"]["matchLabels"],
+        objects["Service"]["spec"]["selector"],
+        objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        *(spread["labelSelector"]["matchLabels"] for spread in pod(objects)["topologySpreadConstraints"]),
+    ]
+    if "NetworkPolicy" in objects:
+        selectors.append(objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"])
+    for selector in selectors:
+        assert matches(selector, labels)
+        assert not matches(selector, objects["Pod"]["metadata"]["labels"])
+    if "ServiceMonitor" in objects:
+        selector = objects["ServiceMonitor"]["spec"]["selector"]["matchLabels"]
+        assert matches(selector, objects["Service"]["metadata"]["labels"])
+
+
+def test_labels_of_the_user_never_replace_those_of_selectors() -> None:
+    objects = render({"podLabels": {"team": "images", "app.kubernetes.io/name": "other"}})
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels["team"] == "images"
+    assert matches(objects["Service"]["spec"]["selector"], labels)
+
+
+def test_what_a_pod_refers_to_exists(case: str, objects: dict[str, Object]) -> None:
+    spec = pod(objects)
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    mounted = {
+        mount["name"]
+        for container in [*spec["containers"], *spec.get("initContainers", [])]
+        for mount in container["volumeMounts"]
+    }
+    assert mounted == volumes.keys()
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in volumes.values() if "persistentVolumeClaim" in v}
+    secrets = {v["secret"]["secretName"] for v in volumes.values() if "secret" in v}
+    own = {kind: {item["metadata"]["name"]} for kind, item in objects.items()}
+    given = {"llamagen-cache", "image-clients"} if case == "cuda" else set()  # the values name them
+    assert claims | secrets == own.get("PersistentVolumeClaim", set()) | own.get("Secret", set()) | given
+    assert {spec["serviceAccountName"]} == own["ServiceAccount"]
+
+
+def test_no_container_requests_more_than_its_limit(objects: dict[str, Object]) -> None:
+    """The one check here that Kubernetes makes and its schemas cannot. Memory is in whole Mi and Gi in these values."""
+
+    def amount(text: str | int) -> float:
+        number, unit = re.fullmatch(r"([\d.]+)(\D*)", str(text)).groups()  # type: ignore[union-attr]
+        return float(number) * {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}[unit]
+
+    for container in containers(objects):
+        requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+        for name in requests.keys() & limits.keys():
+            assert amount(requests[name]) <= amount(limits[name]), container["name"]
+        assert "memory" in limits
+
+
+# Rights
+
+
+def test_containers_have_no_more_rights_than_they_need(objects: dict[str, Object]) -> None:
+    for spec in (pod(objects), objects["Pod"]["spec"]):
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in containers(objects):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, container["name"]
+
+
+def test_the_folders_that_the_image_writes_to_are_volumes(objects: dict[str, Object]) -> None:
+    writable = {m["mountPath"] for m in server(objects)["volumeMounts"] if not m.get("readOnly")}
+    assert writable == {"/tmp", "/cache", "/dev/shm"}
+
+
+def test_openshift_may_choose_user_and_group() -> None:
+    context = pod(render({"podSecurityContext": {"runAsUser": None, "fsGroup": None}}))["securityContext"]
+    assert not {"runAsUser", "fsGroup"} & context.keys()
+    assert context["runAsNonRoot"] is True
+
+
+def test_a_server_without_a_download_reaches_nothing() -> None:
+    policy = render({"networkPolicy": {"enabled": True}})["NetworkPolicy"]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["egress"] == []
+    assert policy["ingress"][0]["from"] == [{"podSelector": {}}]  # its own namespace
+
+
+def test_a_download_may_ask_for_names_and_use_https() -> None:
+    policy = render(CASES["keda"])["NetworkPolicy"]["spec"]
+    names, https, extra = ({(p["protocol"], p["port"]) for p in rule["ports"]} for rule in policy["egress"])
+    assert names == {("UDP", 53), ("TCP", 53)}
+    assert https == {("TCP", 443)}
+    assert extra == {("TCP", 9000)}
+    _, others = policy["ingress"][0]["from"]
+    assert others["namespaceSelector"]["matchExpressions"][0]["values"] == ["ingress-nginx", "monitoring"]
+
+
+# Keys
+
+
+def test_the_server_reads_the_keys_of_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamagen_server.cli.serve import api_keys
+
+    monkeypatch.delenv("LLAMAGEN_API_KEY", raising=False)
+    objects = render(CASES["keda"])
+    (volume,) = [v for v in pod(objects)["volumes"] if v["name"] == "api-keys"]
+    (mount,) = [m for m in server(objects)["volumeMounts"] if m["name"] == "api-keys"]
+    (item,) = volume["secret"]["items"]
+    flags = serve_flags(objects)
+    assert flags.api_key_file == [Path(mount["mountPath"]) / item["path"]]
+    (file := tmp_path / "keys").write_text(objects["Secret"]["stringData"][item["key"]])
+    flags.api_key_file = [file]
+    assert api_keys(flags) == ["first-key", "second-key"]
+
+
+def test_other_keys_restart_the_pods() -> None:
+    def annotations(keys: list[str]) -> Object:
+        return render({"apiKeys": {"keys": keys}})["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+
+    assert annotations(["a"]) == annotations(["a"])
+    assert annotations(["a"]) != annotations(["a", "b"])
+
+
+# Scaling and monitoring
+
+
+def test_autoscaling_follows_the_images_in_flight() -> None:
+    (name,) = {metric.name for metric in metrics.IN_FLIGHT.collect()}
+    hpa, keda = render(CASES["hpa"]), render(CASES["keda"])
+    scaler, scaled = hpa["HorizontalPodAutoscaler"]["spec"], keda["ScaledObject"]["spec"]
+    (pods_metric,) = scaler["metrics"]
+    assert pods_metric["pods"]["metric"]["name"] == name
+    assert pods_metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "16"}
+    (trigger,) = scaled["triggers"]
+    assert (trigger["type"], trigger["metricType"]) == ("prometheus", "AverageValue")
+    service = keda["Service"]["metadata"]["name"]
+    assert trigger["metadata"]["query"] == f'sum({name}{{namespace="prod",service="{service}"}})'
+    assert trigger["metadata"]["threshold"] == "16"
+    assert trigger["metadata"]["serverAddress"] == CASES["keda"]["autoscaling"]["keda"]["prometheus"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 20)
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (2, 20)
+    behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert scaler["behavior"] == behavior == VALUES["autoscaling"]["behavior"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
+    for objects, target in ((hpa, scaler["scaleTargetRef"]), (keda, scaled["scaleTargetRef"])):
+        assert target["name"] == objects["Deployment"]["metadata"]["name"]
+        assert "replicas" not in objects["Deployment"]["spec"]  # an upgrade would undo the scaling
+
+
+def test_a_rollout_never_takes_a_pod_before_its_successor_is_ready() -> None:
+    assert render({})["Deployment"]["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_alerts_and_dashboard_arrive_as_they_are() -> None:
+    objects = render(CASES["cuda"])
+    assert objects["PrometheusRule"]["spec"] == yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+    assert objects["PrometheusRule"]["spec"]["groups"][0]["rules"]
+    (dashboard,) = objects["ConfigMap"]["data"].values()
+    assert dashboard == (CHART / "files/dashboard.json").read_text()
+    assert objects["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert objects[kind]["metadata"]["labels"]["release"] == "prometheus"
