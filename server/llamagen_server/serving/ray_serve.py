@@ -1,0 +1,159 @@
+"""Ray Serve: replicas of the HTTP app on the machines of a Ray cluster. Only Ray imports this module.
+
+``llamagen_server.serving.ray_serve:build_app`` is the ``import_path`` of a Serve configuration; `deploy/ray` has some.
+The machines of the replicas need this package with its extra ``ray``, and the model directory.
+
+torch and vLLM read the environment when they are imported, so they are imported in a replica, after
+`set_process_defaults`. There is no ``from __future__ import annotations``: Ray reads the annotation of ``build_app``.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from ray import serve
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamagen_server.core.errors import EngineError
+from llamagen_server.core.options import MAX_IN_FLIGHT
+from llamagen_server.engine.environment import set_process_defaults
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from llamagen_server.engine.interface import Engine
+    from llamagen_server.pipeline.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(BaseModel):
+    """``args`` of the application in a Serve configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Path | None = Field(None, description="Model directory on each machine; the demo model if omitted.")
+    served_model_name: str | None = Field(None, description="Public name; the directory's name if omitted.")
+    engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their names in Python.")
+    max_in_flight: PositiveInt = Field(MAX_IN_FLIGHT, description="Unfinished images of one replica; 429 beyond it.")
+    cfg_branches: Literal[1, 2] = Field(2, description="1: no image is guided, at half the work per token.")
+    vq_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="dtype of decoding.")
+    api_key_files: list[Path] = Field(
+        [], description="Files with keys on each machine, one per line; LLAMAGEN_API_KEY adds one more."
+    )
+
+
+def build_app(args: Arguments) -> serve.Application:
+    """Returns the application; called by Ray with the ``args`` of the configuration.
+
+    How many replicas there are, how they scale and which devices each has is set in the configuration's
+    ``deployments``, for the deployment ``ImageServer``.
+    """
+    deployment = serve.deployment(
+        serve.ingress()(ImageServer),
+        name="ImageServer",
+        # The app refuses what is too much, with status 429. Ray would keep it waiting without a bound.
+        max_ongoing_requests=args.max_in_flight,
+    )
+    return deployment.bind(args)
+
+
+class ImageServer:
+    """One replica: a pipeline with its engine, behind the HTTP app of ``llamagen serve``."""
+
+    def __init__(self, args: Arguments) -> None:
+        """Loads the model; Ray sends requests afterwards.
+
+        Raises:
+            ValueError: the model, an engine argument or a key file is wrong.
+            EngineError: the engine did not start.
+        """
+        set_process_defaults()
+        logging.getLogger("llamagen_server").setLevel(logging.INFO)
+        from llamagen_server.core import metrics
+
+        keys = _api_keys(args)
+        self._pipeline, name = _load(args)
+        self._app = _create_app(name, self._pipeline, keys)
+        metrics.READY.set(1)
+
+    def __serve_build_asgi_app__(self) -> "FastAPI":
+        """Called by Ray after the constructor."""
+        return self._app
+
+    async def check_health(self) -> None:
+        """Called by Ray now and then; an error makes it replace the replica."""
+        await self._pipeline.engine.check_health()
+
+    def __del__(self) -> None:
+        """Called by Ray after the replica has drained."""
+        if hasattr(self, "_pipeline"):
+            self._pipeline.shutdown()
+
+
+class EndWithEngine:
+    """Middleware that ends the process instead of a reply that the engine is gone.
+
+    Ray replaces the replica at once, and a proxy in front sends the request again. A replica that goes on without its
+    engine would answer faster than any other, and get most requests until Ray's health checks have failed.
+    """
+
+    def __init__(self, app: ASGIApp, engine: "Engine") -> None:
+        self.app, self.engine = app, engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_unless_gone(message: Message) -> None:
+            if message.get("status") == 503:
+                try:
+                    await self.engine.check_health()
+                except EngineError as error:
+                    logger.critical("the replica ends: %s", error)
+                    os._exit(1)
+            await send(message)
+
+        await self.app(scope, receive, send_unless_gone)
+
+
+def _load(args: Arguments) -> "tuple[Pipeline, str]":
+    """Returns the pipeline and the model's public name. The process is the replica's own, so it is tuned."""
+    from llamagen_server.engine import cpu
+    from llamagen_server.engine.arguments import default_flags
+    from llamagen_server.pipeline import build
+
+    model = build.open_model(args.model, args.cfg_branches)
+    workers = cpu.tune_process(model.num_vq_parameters) if build.stage_device().type == "cpu" else 1
+    pipeline = build.build_pipeline(
+        model,
+        default_flags(**args.engine),
+        max_in_flight=args.max_in_flight,
+        vq_dtype=args.vq_dtype,
+        decode_workers=workers,
+        own_process_group=True,  # the engine ends with a replica that is killed
+    )
+    directory_name = "llamagen-demo" if model.path == build.DEMO_MODEL else model.path.resolve().name
+    return pipeline, args.served_model_name or directory_name
+
+
+def _create_app(name: str, pipeline: "Pipeline", keys: list[str]) -> "FastAPI":
+    from llamagen_server.api.app import create_app
+
+    app = create_app(name, pipeline, api_keys=keys)
+    app.add_middleware(EndWithEngine, engine=pipeline.engine)
+    return app
+
+
+def _api_keys(args: Arguments) -> list[str]:
+    """Returns the keys of the files and of the environment.
+
+    Raises:
+        ValueError: a file has no key; the server would be open.
+    """
+    keys = [key for key in [os.environ.get("LLAMAGEN_API_KEY")] if key]
+    for file in args.api_key_files:
+        found = file.read_text().split()
+        if not found:
+            raise ValueError(f"api_key_files: {file} contains no key")
+        keys += found
+    return keys
