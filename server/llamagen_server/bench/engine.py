@@ -55,7 +55,7 @@ def measure_engine(options: EngineOptions) -> EngineResult:
     if options.profile and stage_device().type == "cuda" and not options.enforce_eager:
         raise ValueError("--profile needs --enforce-eager on a GPU: the parts of a CUDA graph cannot be timed")
     model = open_model(options.model, options.cfg_branches) if options.model else None
-    config = model.config if model else _random_config(options)
+    config = model.config if model else random_config(options)
     llm = _start(options, config)
     dtype = llm.llm_engine.model_config.dtype
     prompts = _prompts(model, config, max(options.batch))
@@ -151,7 +151,8 @@ class _Run:
         return once
 
 
-def _random_config(options: EngineOptions) -> LlamaGenConfig:
+def random_config(options: EngineOptions) -> LlamaGenConfig:
+    """Returns the config of a class model of the options' size."""
     size = SIZES[options.size]
     return LlamaGenConfig(
         architectures=["LlamaGenForCausalLM"],

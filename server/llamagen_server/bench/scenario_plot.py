@@ -11,8 +11,10 @@ from llamagen_server.bench.plot import figure_class
 from llamagen_server.bench.scenario_figures import REFUSED, images_between
 from llamagen_server.bench.scenario_run import ScenarioResult
 
-SLICES = 60
-"""Time slices in which percentiles and rates over time are computed."""
+MAX_SLICES = 60
+"""Most time slices in which percentiles and rates over time are computed."""
+REQUESTS_PER_SLICE = 10
+"""Requests that a slice should hold in the mean."""
 OUTCOMES = {"ok": ("tab:blue", "."), "429": ("tab:orange", "x"), "failed": ("tab:red", "x")}
 """Colour and marker of a request by its outcome."""
 
@@ -42,7 +44,8 @@ class _Plot:
         self.result = result
         self.start = result.phases[0].start
         self.end = max([phase.end for phase in result.phases] + [outcome.end for outcome in result.outcomes])
-        self.width = (self.end - self.start) / SLICES
+        self.slices = max(1, min(MAX_SLICES, len(result.outcomes) // REQUESTS_PER_SLICE))
+        self.width = (self.end - self.start) / self.slices
 
     def latency(self, axes: Any) -> None:
         for name, (colour, marker) in OUTCOMES.items():
@@ -51,7 +54,7 @@ class _Plot:
                 x, y = [o.start - self.start for o in own], [o.times["e2el"] / 1000 for o in own]
                 axes.plot(x, y, marker, color=colour, markersize=4, alpha=0.35 if name == "ok" else 1, label=name)
         ok = [outcome for outcome in self.result.outcomes if not outcome.error]
-        for p, style in ((50, "-"), (99, "--")):
+        for p, style in ((50, "-"), (90, "--")):
             x, y = self._percentiles(ok, p)
             axes.plot(x, y, style, color="black", linewidth=1, label=f"p{p}")
         axes.axhline(self.result.goodput_ms / 1000, color="tab:green", linewidth=1, label="goal")
@@ -60,7 +63,7 @@ class _Plot:
 
     def throughput(self, axes: Any) -> None:
         outcomes, kind = self.result.outcomes, self.result.requests.kind
-        edges = [self.start + i * self.width for i in range(SLICES)]
+        edges = [self.start + i * self.width for i in range(self.slices)]
         x = [edge - self.start + self.width / 2 for edge in edges]
         asked = [sum(kind(o.number).n for o in outcomes if e <= o.start < e + self.width) / self.width for e in edges]
         done = [images_between(outcomes, e, e + self.width) / self.width for e in edges]

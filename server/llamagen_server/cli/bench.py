@@ -1,15 +1,16 @@
-"""``llamagen bench``: speed of the engine alone, and of a running server."""
+"""``llamagen bench``: speed of the engine alone and of a running server, and planning with it."""
 
 from __future__ import annotations
 
 import argparse
 
-from llamagen_server.cli import bench_engine, bench_http, bench_scenario
+from llamagen_server.cli import bench_capacity, bench_engine, bench_http, bench_scenario
 
 BENCHMARKS = {
     "engine": (bench_engine, "time the engine alone, without text encoder and image tokenizer"),
     "serve": (bench_http, "run a load test on a running server"),
     "scenario": (bench_scenario, "run load tests with phases, described in files, on a running server"),
+    "capacity": (bench_capacity, "plan how many devices a target rate needs"),
 }
 
 

@@ -60,7 +60,7 @@ def server_options(args: argparse.Namespace) -> dict[str, Any]:
         "cfg_scale": args.cfg_scale,
         "timeout": args.timeout,
         "seed": args.seed,
-        "goodput_ms": _goodput_ms(args.goodput) if args.goodput is not None else None,
+        "goodput_ms": goodput_ms(args.goodput) if args.goodput is not None else None,
     }
 
 
@@ -162,7 +162,12 @@ def _read_prompts(path: Path) -> tuple[str, ...]:
     return tuple(line for line in path.read_text().splitlines() if line.strip())
 
 
-def _goodput_ms(text: str) -> float:
+def goodput_ms(text: str) -> float:
+    """Returns the milliseconds of a value of ``--goodput``.
+
+    Raises:
+        ValueError: the value is wrong.
+    """
     name, _, limit = text.partition(":")
     try:
         if name == "e2el":
