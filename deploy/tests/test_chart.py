@@ -290,7 +290,7 @@ def test_accepted_images_are_finished_before_a_pod_is_killed(drain: Object) -> N
     expected = VALUES["drain"] | drain
     assert delay == expected["delaySeconds"]
     assert serve_flags(objects).shutdown_timeout == expected["timeoutSeconds"]
-    assert pod(objects)["terminationGracePeriodSeconds"] >= delay + expected["timeoutSeconds"] + 10
+    assert pod(objects)["terminationGracePeriodSeconds"] >= delay + expected["timeoutSeconds"] + 30
 
 
 def test_gpus_become_a_limit_and_tensor_parallel() -> None:
@@ -489,3 +489,38 @@ def test_alerts_and_dashboard_arrive_as_they_are() -> None:
     assert objects["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
     for kind in ("ServiceMonitor", "PrometheusRule"):
         assert objects[kind]["metadata"]["labels"]["release"] == "prometheus"
+
+
+# The pages
+
+PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("kubernetes.md", "air-gapped.md")]
+BLOCKS = [
+    yaml.safe_load(block)
+    for page in PAGES
+    for block in re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+]
+VOLUMES = re.findall(r"`model\.volume: (\{.*?\})` \|$", PAGES[0].read_text(), flags=re.MULTILINE)
+EXAMPLES = [block for block in BLOCKS if "rules" not in block]  # that one is prometheus-adapter's
+EXAMPLES += [{"model": {"name": "m", "volume": yaml.safe_load(volume)}} for volume in VOLUMES]
+
+
+def test_the_pages_have_examples() -> None:
+    assert len(BLOCKS) - 1 == len(EXAMPLES) - len(VOLUMES) >= 9
+    assert len(VOLUMES) == 3
+
+
+@pytest.mark.parametrize("values", EXAMPLES)
+def test_an_example_of_the_pages_is_accepted(values: Object) -> None:
+    objects = render(values)
+    serve_flags(objects)
+    for kind in objects.keys() - CUSTOM:
+        kubernetes_validate.validate(objects[kind], kubernetes_validate.latest_version(), strict=True)
+
+
+def test_values_of_the_pages_commands_exist() -> None:
+    expressions = [word for page in PAGES for word in re.findall(r"--set (\S+)", page.read_text())]
+    assert len(expressions) == 4
+    for expression in expressions:
+        values = helm_python.parse_set_string(expression)
+        render(values)
+        assert set(paths(values)) <= set(paths(VALUES))

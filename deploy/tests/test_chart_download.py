@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -127,6 +129,21 @@ def test_a_command_of_the_user_may_download(tmp_path: Path) -> None:
     code, output = pod.run()
     assert code == 0, output
     assert [path.name for path in pod.model.iterdir()] == ["config.json"]
+
+
+def test_the_example_for_an_archive_works(tmp_path: Path) -> None:
+    """The example of docs/kubernetes.md, with an archive on this machine."""
+    page = (CHART.parents[2] / "docs/kubernetes.md").read_text()
+    (example,) = [text for text in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "tarfile" in text]
+    command = yaml.safe_load(example)["model"]["download"]["command"]
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(CHART / "values.yaml", "vq/config.json")
+    code, output = (
+        pod := Pod(tmp_path, command=[re.sub(r"https://[^\"]+", archive.as_uri(), w) for w in command])
+    ).run()
+    assert code == 0, output
+    assert (pod.model / "vq/config.json").read_bytes() == (CHART / "values.yaml").read_bytes()
 
 
 def test_after_a_failure_the_next_attempt_continues(tmp_path: Path) -> None:
