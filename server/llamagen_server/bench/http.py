@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -81,6 +82,7 @@ class LoadClient:
 
     def __init__(self, http: httpx.AsyncClient, requests: Requests, timeout: float) -> None:
         self.http, self.requests, self.timeout = http, requests, timeout
+        self.arrivals = random.Random(requests.seed)
 
     async def run(self, load: Load) -> list[Outcome]:
         """Sends all requests of one load; returns their outcomes in the order of the requests."""
@@ -117,7 +119,7 @@ class LoadClient:
     async def _open_loop(self, load: Load, numbers: Iterator[int]) -> Sent:
         sent: Sent = []
         start = time.perf_counter()
-        for due, number in zip(arrival_times(load, self.requests.seed), numbers):
+        for due, number in zip(arrival_times(load, self.arrivals), numbers):
             await asyncio.sleep(start + due - time.perf_counter())
             sent.append(asyncio.create_task(self.send(number, start + due)))
         return sent

@@ -123,14 +123,15 @@ class LoadOptions:
             raise ValueError("--prompts has no prompt, must have at least one")
 
 
-def arrival_times(load: Load, seed: int) -> Iterator[float]:
-    """Yields when each request of an open loop is due, in seconds after the first.
+def arrival_times(load: Load, rng: random.Random) -> Iterator[float]:
+    """Yields when each request of an open loop is due, in seconds after the start.
 
-    The gaps follow a gamma distribution of mean 1 / rate and shape ``burstiness``, as in ``vllm bench serve``.
+    The gaps follow a gamma distribution of mean 1 / rate and shape ``burstiness``, as in ``vllm bench serve``. Without
+    a duration the first request is due at once.
     """
     assert load.rate
-    shape, scale, rng = load.burstiness, 1 / (load.rate * load.burstiness), random.Random(seed)
+    shape, scale = load.burstiness, 1 / (load.rate * load.burstiness)
     gaps = (rng.gammavariate(shape, scale) for _ in itertools.count())
     count, seconds = load.limits
-    times = itertools.islice(itertools.accumulate(gaps, initial=0.0), count)
+    times = itertools.islice(itertools.accumulate(gaps, initial=0.0 if load.duration is None else None), count)
     return itertools.takewhile(lambda due: due < seconds, times)

@@ -80,9 +80,10 @@ class _Plot:
         axes.set_ylabel("images in flight", color="tab:blue")
         axes.set_ylim(0, None)
         memory = axes.twinx()
-        memory.plot(x, [g["process_resident_memory_bytes", ""] / 2**20 for g in gauges], color="tab:purple")
+        mebibytes = [g["process_resident_memory_bytes", ""] / 2**20 for g in gauges]
+        memory.plot(x, mebibytes, color="tab:purple")
         memory.set_ylabel("server memory, MiB", color="tab:purple")
-        memory.set_ylim(0, None)
+        memory.set_ylim(0, 1.25 * max(mebibytes, default=0) or 1)
 
     def phases(self, all_axes: Sequence[Any]) -> None:
         """Shades every other phase, and warm-ups darker; names them at the top."""

@@ -26,13 +26,15 @@ def engine_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def load_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table of ``llamagen bench serve``: one line per load, floats with three significant digits."""
+    """Returns the table of ``llamagen bench serve``: one line per load, floats with at least three digits."""
     names = [name for name in rows[0] if name != "first_error"]
     return _table(names, ([_text(row.get(name, "")) for name in names] for row in rows))
 
 
 def _text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 4):.3g}"  # no exponents
 
 
 def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

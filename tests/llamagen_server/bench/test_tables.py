@@ -30,3 +30,8 @@ def test_load_table() -> None:
         "| 1 at a time | 12 | 3.23 |",
         "| 8/s |  |  |",
     ]
+
+
+def test_numbers_have_no_exponents() -> None:
+    rows = [{"a": 1234.5, "b": 99.96, "c": 0.00005678, "d": 0.0, "e": 12345}]
+    assert load_table(rows).splitlines()[-1] == "| 1234 | 100 | 0.0001 | 0 | 12345 |"
