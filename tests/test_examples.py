@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,7 +79,20 @@ def check_curl(out: Path) -> None:
     pixels(read_b64(events[-2]["b64_json"]))
 
 
+def check_batch(out: Path) -> None:
+    """``out`` has the images of the replies, as the script of docs/batch.md writes them."""
+    replies = [json.loads(line) for line in (out / "replies.jsonl").read_text().splitlines()]
+    requests = [json.loads(line) for line in (EXAMPLES / "batch.jsonl").read_text().splitlines()]
+    ids = [request["custom_id"] for request in requests]
+    assert sorted(reply["custom_id"] for reply in replies) == sorted(ids)
+    assert {reply["response"]["status_code"] for reply in replies} == {200}
+    names = {f"{custom_id}-0.png" for custom_id in ids} - {"webp-0.png", "codes-0.png"} | {"two-images-1.png"}
+    assert files(out) == {"replies.jsonl", "webp-0.webp", *names}
+    assert len({read(out / name).tobytes() for name in names}) == len(names)
+
+
 CHECKS: dict[str, Callable[[Path], None]] = {
+    "batch.jsonl": check_batch,
     "client.py": check_client,
     "curl.sh": check_curl,
     "edit.py": check_edit,
@@ -98,7 +112,7 @@ def run(example: str, *arguments: str, cwd: Path) -> None:
 
 
 def test_every_example_has_a_check_and_a_line_in_the_readme() -> None:
-    names = sorted(file.name for file in EXAMPLES.iterdir() if file.suffix in (".py", ".sh"))
+    names = sorted(file.name for file in EXAMPLES.iterdir() if file.suffix in (".jsonl", ".py", ".sh"))
     assert names == sorted(CHECKS)
     assert files(EXAMPLES) - {"__pycache__"} == {*names, "README.md"}
     readme = (EXAMPLES / "README.md").read_text()
@@ -106,7 +120,7 @@ def test_every_example_has_a_check_and_a_line_in_the_readme() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("example", sorted(CHECKS.keys() - {"offline.py"}))
+@pytest.mark.parametrize("example", sorted(CHECKS.keys() - {"batch.jsonl", "offline.py"}))
 def test_an_example_against_a_server(example: str, demo_url: str, tmp_path: Path) -> None:
     run(example, "out", demo_url, cwd=tmp_path)
     CHECKS[example](tmp_path / "out")
@@ -116,3 +130,17 @@ def test_an_example_against_a_server(example: str, demo_url: str, tmp_path: Path
 def test_the_offline_example(tmp_path: Path) -> None:
     run("offline.py", "out", cwd=tmp_path)
     CHECKS["offline.py"](tmp_path / "out")
+
+
+@pytest.mark.engine
+def test_the_batch_example(root: Path, tmp_path: Path) -> None:
+    """The command and the script of docs/batch.md."""
+    page = (root / "docs" / "batch.md").read_text()
+    [command] = re.findall(r"^```sh\n(llamagen run-batch .*)\n```", page, re.M)
+    [script] = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    command = command.replace("examples/batch.jsonl", str(EXAMPLES / "batch.jsonl"))
+    words = [sys.executable, "-m", "llamagen_server", *command.split()[1:], "--enforce-eager"]
+    for program in (words, [sys.executable, "-c", script]):
+        done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == 0, done.stderr
+    CHECKS["batch.jsonl"](tmp_path)

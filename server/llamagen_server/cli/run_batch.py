@@ -89,6 +89,7 @@ def _interruptible(load: Callable[[], Pipeline]) -> Pipeline:
         try:
             return thread.submit(load).result()
         except KeyboardInterrupt:
+            logger.info("stopped while loading")
             for child in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
