@@ -26,6 +26,15 @@ class Outcome:
     different: int = 0
     """Images that are not the one of their seed."""
 
+    def check(self, at_least: int) -> None:
+        """Asserts that no request failed and the images are right.
+
+        Rounding may flip a sample on the edge between two codes when a batch is another one; that has to stay rare.
+        """
+        assert self.failures == []
+        assert self.replies >= at_least
+        assert self.different <= 0.05 * self.replies
+
 
 class Load:
     """Clients that send one request after the other, with a pause in between; every other one may be a stream."""

@@ -71,6 +71,7 @@ class ImageServer:
             EngineError: the engine did not start.
         """
         set_process_defaults()
+        logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
         logging.getLogger("llamagen_server").setLevel(logging.INFO)
         from llamagen_server.core import metrics
 
@@ -78,6 +79,7 @@ class ImageServer:
         self._pipeline, name = _load(args)
         self._app = _create_app(name, self._pipeline, keys)
         metrics.READY.set(1)
+        logger.info("%s is ready", name)
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         """Called by Ray after the constructor."""

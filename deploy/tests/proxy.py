@@ -1,0 +1,74 @@
+"""HAProxy with the configuration in deploy/proxy, as a process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+CONFIG = Path(__file__).parents[1] / "proxy"
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports that are free now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+class Proxy:
+    """Serves at ``url``. Its output goes to the file ``log``."""
+
+    def __init__(self, replicas: str, log: Path, **environment: str) -> None:
+        """``replicas`` is the name of the file with the replicas, which reads the ``environment``."""
+        port, operators_port = free_ports(2)
+        self.url, self.operators_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{operators_port}"
+        self.log = log
+        binds = {"PROXY_BIND": f"127.0.0.1:{port}", "PROXY_STATS_BIND": f"127.0.0.1:{operators_port}"}
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                ["haproxy", "-f", CONFIG / "haproxy.cfg", "-f", CONFIG / replicas],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | binds | environment,
+            )
+
+    async def is_ready(self) -> bool:
+        """Whether it has a replica to send to."""
+        assert self._process.poll() is None, self.log.read_text()
+        async with httpx.AsyncClient() as client:
+            try:
+                return (await client.get(f"{self.operators_url}/health")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+    def replies(self) -> dict[str, int]:
+        """Returns the number of replies with status 2xx by replica."""
+        return {
+            sample.labels["server"]: int(sample.value)
+            for sample in self._samples("haproxy_server_http_responses_total")
+            if sample.labels["code"] == "2xx"
+        }
+
+    def retries(self) -> int:
+        """Returns how often a request was sent again, to the same replica or to another."""
+        names = ("haproxy_backend_retry_warnings_total", "haproxy_backend_redispatch_warnings_total")
+        return int(sum(sample.value for name in names for sample in self._samples(name)))
+
+    def _samples(self, name: str) -> Iterator[Sample]:
+        for family in text_string_to_metric_families(httpx.get(f"{self.operators_url}/metrics").text):
+            for sample in family.samples:
+                if sample.name == name and sample.labels["proxy"] == "replicas":
+                    yield sample
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
