@@ -44,7 +44,8 @@ def run(file: Path, url: str, out: Path, *flags: str, seconds: float = SECONDS) 
 
 def table(report: str) -> list[dict[str, str]]:
     """Returns the rows of the first table."""
-    lines = [line.strip("| ").split(" | ") for line in re.findall(r"^\|.*\|$", report.split("Mean seconds")[0], re.M)]
+    text = re.findall(r"^\|(.*)\|$", report.split("Mean seconds")[0], re.M)
+    lines = [[cell.strip() for cell in line.split("|")] for line in text]
     end = next((i for i, line in enumerate(lines) if line[0] == "kind"), len(lines))
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:end]]
 
@@ -78,6 +79,13 @@ def test_requests_above_the_servers_limit_are_counted_as_429(
     assert [later - earlier for earlier, later in zip(before, after, strict=True)] == [refused, failed]
     assert refused > 0
     assert f"- {refused} x 429: 2 images are in flight, at most 2 are allowed" in report
+
+
+def test_the_example_of_the_page_is_a_scenario(root: Path, tmp_path: Path) -> None:
+    [example] = re.findall(r"^```yaml\n(.*?)^```", (root / "docs" / "load-testing.md").read_text(), re.M | re.S)
+    (tmp_path / "monday.yaml").write_text(example)
+    scenario = read_scenario(tmp_path / "monday.yaml")
+    assert [phase.name for phase in scenario.phases] == ["warm-up", "arrival", "batch job"]
 
 
 @pytest.mark.engine
