@@ -1,38 +1,30 @@
-"""The Helm chart: rendered by Helm's own engine, checked against Kubernetes' schemas and against the server."""
+"""The Helm chart: its objects against Kubernetes' schemas and each other, its values, the examples of its pages."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import helm_python
 import kubernetes_validate
 import pytest
 import yaml
-from helm_python.chart import Chart, lint
+from deploy.tests.chart import (
+    CASES,
+    CHART,
+    VALUES,
+    Object,
+    chart,
+    containers,
+    matches,
+    pod,
+    render,
+    serve_flags,
+    server,
+)
+from helm_python.chart import lint
 
-from llamagen_server.api.app import create_app
-from llamagen_server.core import metrics
-
-CHART = Path(__file__).parents[1] / "helm/llamagen-serve"
-VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
-Object = dict[str, Any]
-
-
-def read_values(name: str) -> Object:
-    return yaml.safe_load((CHART / "ci" / f"values-{name}.yaml").read_text())
-
-
-CASES: dict[str, Object] = {
-    "default": {},
-    "cuda": read_values("cuda"),
-    "keda": read_values("autoscaling"),
-    "hpa": (values := read_values("autoscaling")) | {"autoscaling": values["autoscaling"] | {"type": "hpa"}},
-}
 CORE = {"Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "Pod"}
 KINDS = {
     "default": CORE,
@@ -45,20 +37,6 @@ CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute"}
 """Kinds of other projects. kubernetes-validate has no schemas of them: tests below check their content."""
 
 
-@cache
-def chart() -> Chart:
-    return Chart.load(CHART)
-
-
-def render(values: Object) -> dict[str, Object]:
-    """Objects by their kind; the chart has at most one of each."""
-    files = chart().render(values, name="images", namespace="prod")
-    objects = [yaml.safe_load(text) for name, text in files.items() if name.endswith(".yaml")]
-    by_kind = {item["kind"]: item for item in objects if item}
-    assert len(by_kind) == sum(item is not None for item in objects)
-    return by_kind
-
-
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -67,42 +45,6 @@ def case(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def objects(case: str) -> dict[str, Object]:
     return render(CASES[case])
-
-
-def pod(objects: dict[str, Object]) -> Object:
-    return objects["Deployment"]["spec"]["template"]["spec"]
-
-
-def server(objects: dict[str, Object]) -> Object:
-    (container,) = pod(objects)["containers"]
-    return container
-
-
-def containers(objects: dict[str, Object]) -> list[Object]:
-    """Those of the server's pods and of the test's."""
-    spec = pod(objects)
-    return [*spec["containers"], *spec.get("initContainers", []), *objects["Pod"]["spec"]["containers"]]
-
-
-@cache
-def serve_parser() -> argparse.ArgumentParser:
-    from llamagen_server.cli import serve
-    from vllm_llamagen.vllm_compat import FlexibleArgumentParser
-
-    parser = FlexibleArgumentParser()
-    serve.add_arguments(parser)
-    return parser
-
-
-def serve_flags(objects: dict[str, Object]) -> argparse.Namespace:
-    """The arguments of the server, as `llamagen serve` reads them."""
-    command, *words = server(objects)["args"]
-    assert command == "serve"
-    return serve_parser().parse_args(words)
-
-
-def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    return bool(selector) and selector.items() <= labels.items()
 
 
 # The chart
@@ -226,101 +168,6 @@ def test_every_value_is_explained() -> None:
     assert unexplained == []
 
 
-# The server behind it
-
-
-def test_llamagen_accepts_the_arguments(case: str, objects: dict[str, Object]) -> None:
-    flags = serve_flags(objects)
-    assert flags.host == "0.0.0.0"
-    assert flags.model_dir == {"default": None, "cuda": "/models/t2i-xl"}.get(case, "/models/c2i-b")
-    assert flags.max_num_seqs == {"default": None, "cuda": 64}.get(case, 16)
-
-
-def test_probes_ask_routes_that_exist(objects: dict[str, Object]) -> None:
-    routes = {route.path for route in create_app("model").routes if "GET" in getattr(route, "methods", ())}
-    probes = {name: server(objects)[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
-    assert {name: probe["path"] for name, probe in probes.items()} == {
-        "startup": "/ready",
-        "readiness": "/ready",
-        "liveness": "/health",
-    }
-    asked = {probe["path"] for probe in probes.values()}
-    if "ServiceMonitor" in objects:
-        asked |= {endpoint["path"] for endpoint in objects["ServiceMonitor"]["spec"]["endpoints"]}
-    assert asked <= routes
-    (test_address,) = re.findall(r'"(http://.+?)"', objects["Pod"]["spec"]["containers"][0]["args"][0])
-    service = objects["Service"]
-    assert test_address == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}/ready"
-
-
-def test_every_port_leads_to_the_server(objects: dict[str, Object]) -> None:
-    (port,) = server(objects)["ports"]
-    assert port["containerPort"] == serve_flags(objects).port
-    named = [server(objects)[f"{name}Probe"]["httpGet"]["port"] for name in ("startup", "readiness", "liveness")]
-    (service_port,) = objects["Service"]["spec"]["ports"]
-    named.append(service_port["targetPort"])
-    if "NetworkPolicy" in objects:
-        (rule,) = objects["NetworkPolicy"]["spec"]["ingress"]
-        named += [allowed["port"] for allowed in rule["ports"]]
-    assert set(named) == {port["name"]}
-    if "ServiceMonitor" in objects:
-        assert objects["ServiceMonitor"]["spec"]["endpoints"][0]["port"] == service_port["name"]
-    if "Ingress" in objects:
-        (rule,) = objects["Ingress"]["spec"]["rules"]
-        backend = rule["http"]["paths"][0]["backend"]["service"]
-        assert backend == {"name": objects["Service"]["metadata"]["name"], "port": {"name": service_port["name"]}}
-    if "HTTPRoute" in objects:
-        (rule,) = objects["HTTPRoute"]["spec"]["rules"]
-        assert rule["backendRefs"] == [{"name": objects["Service"]["metadata"]["name"], "port": service_port["port"]}]
-        assert rule["timeouts"] == {"request": "0s"}  # gateways end long requests by default
-
-
-@pytest.mark.parametrize("seconds", [5, 42, 1800])
-def test_a_pod_gets_its_time_to_start(seconds: int) -> None:
-    objects = render({"startupSeconds": seconds})
-    probe = server(objects)["startupProbe"]
-    assert seconds <= probe["periodSeconds"] * probe["failureThreshold"] < seconds + probe["periodSeconds"]
-    assert objects["Deployment"]["spec"]["progressDeadlineSeconds"] > seconds
-
-
-@pytest.mark.parametrize("drain", [{}, {"delaySeconds": 1, "timeoutSeconds": 0}, {"timeoutSeconds": 900}])
-def test_accepted_images_are_finished_before_a_pod_is_killed(drain: Object) -> None:
-    objects = render({"drain": drain})
-    delay = server(objects)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    expected = VALUES["drain"] | drain
-    assert delay == expected["delaySeconds"]
-    assert serve_flags(objects).shutdown_timeout == expected["timeoutSeconds"]
-    assert pod(objects)["terminationGracePeriodSeconds"] >= delay + expected["timeoutSeconds"] + 30
-
-
-def test_gpus_become_a_limit_and_tensor_parallel() -> None:
-    def with_gpus(count: int) -> tuple[Object, int]:
-        objects = render({"gpus": count})
-        return server(objects)["resources"]["limits"], serve_flags(objects).tensor_parallel_size
-
-    memory = VALUES["resources"]["limits"]
-    assert with_gpus(0) == (memory, 1)
-    assert with_gpus(1) == (memory | {"nvidia.com/gpu": 1}, 1)
-    assert with_gpus(4) == (memory | {"nvidia.com/gpu": 4}, 4)
-
-
-def test_a_cpu_pod_has_as_many_threads_as_it_requests_cores() -> None:
-    def variables(values: Object) -> Object:
-        return {variable["name"]: variable for variable in server(render(values))["env"]}
-
-    threads = variables({})["OMP_NUM_THREADS"]["valueFrom"]["resourceFieldRef"]
-    assert threads == {"containerName": "server", "resource": "requests.cpu"}
-    assert variables({})["VLLM_CPU_OMP_THREADS_BIND"]["value"] == "nobind"
-    without = {"OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"}
-    assert not without & variables({"gpus": 1}).keys()
-    assert not without & variables({"resources": {"requests": {"cpu": None}}}).keys()
-
-
-def test_the_environment_is_passed_on() -> None:
-    variable = {"name": "VLLM_CPU_KVCACHE_SPACE", "value": "8"}
-    assert variable in server(render({"env": [variable]}))["env"]
-
-
 # References
 
 
@@ -422,73 +269,6 @@ def test_a_download_may_ask_for_names_and_use_https() -> None:
     assert extra == {("TCP", 9000)}
     _, others = policy["ingress"][0]["from"]
     assert others["namespaceSelector"]["matchExpressions"][0]["values"] == ["ingress-nginx", "monitoring"]
-
-
-# Keys
-
-
-def test_the_server_reads_the_keys_of_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llamagen_server.cli.serve import api_keys
-
-    monkeypatch.delenv("LLAMAGEN_API_KEY", raising=False)
-    objects = render(CASES["keda"])
-    (volume,) = [v for v in pod(objects)["volumes"] if v["name"] == "api-keys"]
-    (mount,) = [m for m in server(objects)["volumeMounts"] if m["name"] == "api-keys"]
-    (item,) = volume["secret"]["items"]
-    flags = serve_flags(objects)
-    assert flags.api_key_file == [Path(mount["mountPath"]) / item["path"]]
-    (file := tmp_path / "keys").write_text(objects["Secret"]["stringData"][item["key"]])
-    flags.api_key_file = [file]
-    assert api_keys(flags) == ["first-key", "second-key"]
-
-
-def test_other_keys_restart_the_pods() -> None:
-    def annotations(keys: list[str]) -> Object:
-        return render({"apiKeys": {"keys": keys}})["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-
-    assert annotations(["a"]) == annotations(["a"])
-    assert annotations(["a"]) != annotations(["a", "b"])
-
-
-# Scaling and monitoring
-
-
-def test_autoscaling_follows_the_images_in_flight() -> None:
-    (name,) = {metric.name for metric in metrics.IN_FLIGHT.collect()}
-    hpa, keda = render(CASES["hpa"]), render(CASES["keda"])
-    scaler, scaled = hpa["HorizontalPodAutoscaler"]["spec"], keda["ScaledObject"]["spec"]
-    (pods_metric,) = scaler["metrics"]
-    assert pods_metric["pods"]["metric"]["name"] == name
-    assert pods_metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "16"}
-    (trigger,) = scaled["triggers"]
-    assert (trigger["type"], trigger["metricType"]) == ("prometheus", "AverageValue")
-    service = keda["Service"]["metadata"]["name"]
-    assert trigger["metadata"]["query"] == f'sum({name}{{namespace="prod",service="{service}"}})'
-    assert trigger["metadata"]["threshold"] == "16"
-    assert trigger["metadata"]["serverAddress"] == CASES["keda"]["autoscaling"]["keda"]["prometheus"]
-    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 20)
-    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (2, 20)
-    behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    assert scaler["behavior"] == behavior == VALUES["autoscaling"]["behavior"]
-    assert behavior["scaleDown"]["stabilizationWindowSeconds"] >= 300
-    for objects, target in ((hpa, scaler["scaleTargetRef"]), (keda, scaled["scaleTargetRef"])):
-        assert target["name"] == objects["Deployment"]["metadata"]["name"]
-        assert "replicas" not in objects["Deployment"]["spec"]  # an upgrade would undo the scaling
-
-
-def test_a_rollout_never_takes_a_pod_before_its_successor_is_ready() -> None:
-    assert render({})["Deployment"]["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-
-
-def test_alerts_and_dashboard_arrive_as_they_are() -> None:
-    objects = render(CASES["cuda"])
-    assert objects["PrometheusRule"]["spec"] == yaml.safe_load((CHART / "files/alerts.yaml").read_text())
-    assert objects["PrometheusRule"]["spec"]["groups"][0]["rules"]
-    (dashboard,) = objects["ConfigMap"]["data"].values()
-    assert dashboard == (CHART / "files/dashboard.json").read_text()
-    assert objects["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
-    for kind in ("ServiceMonitor", "PrometheusRule"):
-        assert objects[kind]["metadata"]["labels"]["release"] == "prometheus"
 
 
 # The pages

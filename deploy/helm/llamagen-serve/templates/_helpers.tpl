@@ -34,6 +34,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (.Values.serviceAccount.create | ternary (include "llamagen.fullname" .) "default") .Values.serviceAccount.name }}
 {{- end }}
 
+{{- /* The server's environment: .Values.env, and defaults for names that are not in it. */}}
+{{- define "llamagen.env" -}}
+{{- /* A model directory is complete: the server never asks the hub. */}}
+{{- $defaults := list (dict "name" "HF_HUB_OFFLINE" "value" "1") }}
+{{- if and (not .Values.gpus) (dig "requests" "cpu" "" .Values.resources) }}
+{{- /* A process sees every core of the node and would start a thread for each. */}}
+{{- $cores := dict "resourceFieldRef" (dict "containerName" "server" "resource" "requests.cpu") }}
+{{- $defaults = append $defaults (dict "name" "OMP_NUM_THREADS" "valueFrom" $cores) }}
+{{- $defaults = append $defaults (dict "name" "VLLM_CPU_OMP_THREADS_BIND" "value" "nobind") }}
+{{- end }}
+{{- $given := list }}
+{{- range .Values.env }}
+{{- $given = append $given .name }}
+{{- end }}
+{{- range $defaults }}
+{{- if not (has .name $given) }}
+{{- toYaml (list .) }}
+{{ end }}
+{{- end }}
+{{- with .Values.env }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- /* Secret with the keys; empty if the server needs none. */}}
 {{- define "llamagen.keysSecret" -}}
 {{- if .Values.apiKeys.existingSecret }}
