@@ -50,6 +50,11 @@ class Proxy:
             except httpx.TransportError:
                 return False
 
+    async def sees_all(self) -> bool:
+        """Whether its checks have found every replica ready."""
+        states = self._samples("haproxy_server_status")
+        return all(sample.value == 1 for sample in states if sample.labels["state"] == "UP")
+
     def replies(self) -> dict[str, int]:
         """Returns the number of replies with status 2xx by replica."""
         return {

@@ -77,6 +77,7 @@ async def proxy(tmp_path: Path, replicas: list[Replica]) -> AsyncIterator[Proxy]
     one, two = replicas
     proxy = Proxy("replicas.cfg", tmp_path / "log", REPLICA_ONE=one.address, REPLICA_TWO=two.address)
     await until(proxy.is_ready)
+    await until(proxy.sees_all)
     yield proxy
     proxy.stop()
 
@@ -99,6 +100,7 @@ async def test_a_rolling_restart_fails_no_request(proxy: Proxy, replicas: list[R
     async with load.running(clients=4):
         for replica in replicas:
             await replica.restart()
+            await until(proxy.sees_all)
     await load.close()
     logger.info("%s, %d sent again, replies: %s", load.outcome, proxy.retries(), proxy.replies())
     load.outcome.check(at_least=20)

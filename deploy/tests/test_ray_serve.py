@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import kubernetes_validate
 import psutil
 import pytest
@@ -21,6 +22,7 @@ import yaml
 from deploy.tests.load import Load
 from deploy.tests.proxy import Proxy, free_ports
 from pydantic import ValidationError
+from starlette.responses import PlainTextResponse
 from tests.helpers.waiting import until
 
 logger = logging.getLogger(__name__)
@@ -131,6 +133,36 @@ def test_a_wrong_argument_is_named() -> None:
 
     with pytest.raises(ValidationError, match="max_in_fligth"):
         Arguments.model_validate({"max_in_fligth": 3})
+
+
+def test_keys_come_from_files_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamagen_server.serving.ray_serve import Arguments, api_keys
+
+    file = tmp_path / "keys"
+    file.write_text("first\n\nsecond\n")
+    monkeypatch.setenv("LLAMAGEN_API_KEY", "zero")
+    assert api_keys(Arguments(api_key_files=[file])) == ["zero", "first", "second"]
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="keys contains no key"):
+        api_keys(Arguments(api_key_files=[file]))
+
+
+@pytest.mark.parametrize(("alive", "ends"), [(True, []), (False, [1])])
+async def test_a_replica_ends_with_its_engine(alive: bool, ends: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamagen_server.core.errors import EngineError
+    from llamagen_server.serving.ray_serve import EndWithEngine
+
+    class Engine:
+        async def check_health(self) -> None:
+            if not alive:
+                raise EngineError("the engine stopped")
+
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    app = EndWithEngine(PlainTextResponse("unavailable", 503), Engine())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://replica") as client:
+        await client.get("/")
+    assert codes == ends
 
 
 async def test_a_replica_that_dies_fails_no_request(cluster: Cluster, tmp_path: Path) -> None:

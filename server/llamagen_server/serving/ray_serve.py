@@ -75,7 +75,7 @@ class ImageServer:
         logging.getLogger("llamagen_server").setLevel(logging.INFO)
         from llamagen_server.core import metrics
 
-        keys = _api_keys(args)
+        keys = api_keys(args)
         self._pipeline, name = _load(args)
         self._app = _create_app(name, self._pipeline, keys)
         metrics.READY.set(1)
@@ -146,7 +146,7 @@ def _create_app(name: str, pipeline: "Pipeline", keys: list[str]) -> "FastAPI":
     return app
 
 
-def _api_keys(args: Arguments) -> list[str]:
+def api_keys(args: Arguments) -> list[str]:
     """Returns the keys of the files and of the environment.
 
     Raises:
