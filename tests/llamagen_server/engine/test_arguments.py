@@ -1,14 +1,16 @@
-"""The engine's plan: vLLM's arguments, and the placement on a CPU."""
+"""The engine's plan: vLLM's arguments, and the placement of its processes on a CPU."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from llamagen_server.engine import cpu
-from llamagen_server.engine.arguments import default_flags, plan_engine
+from llamagen_server.engine.arguments import BINDING, default_flags, plan_engine
+from vllm_llamagen import vllm_compat
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.vllm_compat import current_platform
 
@@ -38,6 +40,61 @@ def test_planning_changes_no_argument(class_model_dir: Path) -> None:
     plan = plan_engine(flags, str(class_model_dir), config)
     assert (vars(flags), config.to_dict()) == before
     assert plan.arguments.hf_overrides == {"rope_base": 10000.0, "cfg_branches": 2}
+
+
+def cpus(cores: int, nodes: int = 1, threads: int = 1) -> list[SimpleNamespace]:
+    """Cores as Linux numbers them: first one thread of every core, then the second ones."""
+    ids = range(cores * threads)
+    return [SimpleNamespace(id=i, physical_core=i % cores, numa_node=i % cores * nodes // cores) for i in ids]
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="workers on GPUs need no cores of their own")
+@pytest.mark.parametrize(
+    ("machine", "flags", "binding"),
+    [
+        (cpus(2), {"tensor_parallel_size": 2}, "0|1"),
+        (cpus(1, threads=2), {"tensor_parallel_size": 2}, "0|1"),
+        (cpus(2), {"data_parallel_size": 2}, "0|1"),
+        (cpus(4, threads=2), {"tensor_parallel_size": 2}, "4,5|6,7"),
+        (cpus(9), {"tensor_parallel_size": 2, "data_parallel_size": 2}, "0,1|2,3|4,5|6,7"),
+        (cpus(8, nodes=2), {"tensor_parallel_size": 2}, None),
+    ],
+)
+def test_each_worker_on_a_cpu_has_cores_of_its_own(
+    machine: list[SimpleNamespace],
+    flags: dict[str, int],
+    binding: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    class_model_dir: Path,
+) -> None:
+    monkeypatch.setattr(vllm_compat, "get_allowed_cpu_list", lambda: machine)
+    monkeypatch.delenv(BINDING, raising=False)
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    plan = plan_engine(default_flags(**flags), str(class_model_dir), config)
+    assert plan.environment.get(BINDING) == binding
+    monkeypatch.setenv(BINDING, "1|0")
+    assert BINDING not in plan_engine(default_flags(**flags), str(class_model_dir), config).environment
+
+
+def test_numbers_of_workers_that_cannot_work_are_named(monkeypatch: pytest.MonkeyPatch, class_model_dir: Path) -> None:
+    monkeypatch.setattr(vllm_compat, "get_allowed_cpu_list", lambda: cpus(2))
+    monkeypatch.delenv(BINDING, raising=False)
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    with pytest.raises(ValueError, match=r"--tensor-parallel-size is 3, must be one of 1, 2, 4: each worker gets the"):
+        plan_engine(default_flags(tensor_parallel_size=3), str(class_model_dir), config)
+    if current_platform.is_cpu():
+        with pytest.raises(ValueError, match=r"4 workers .* need as many cores, there are 2"):
+            plan_engine(default_flags(tensor_parallel_size=4), str(class_model_dir), config)
+
+
+def test_a_worker_keeps_its_share_of_the_kv_cache(monkeypatch: pytest.MonkeyPatch, class_model_dir: Path) -> None:
+    monkeypatch.setattr(vllm_compat, "get_allowed_cpu_list", lambda: cpus(2))
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    alone, half = (
+        plan_engine(default_flags(max_num_seqs=3, tensor_parallel_size=size), str(class_model_dir), config).arguments
+        for size in (1, 2)
+    )
+    assert alone.kv_cache_memory_bytes == (2 * half.kv_cache_memory_bytes if current_platform.is_cpu() else None)
 
 
 def test_an_unknown_engine_argument_is_named() -> None:
