@@ -48,8 +48,8 @@ RUN --mount=type=secret,id=pip_config,target=/etc/pip.conf \
 
 FROM ${VLLM_IMAGE} AS cuda
 ARG VERSION=0.1.0
-ARG REVISION
-ARG SOURCE
+ARG REVISION=""
+ARG SOURCE=""
 LABEL org.opencontainers.image.title="llamagen-serve" \
       org.opencontainers.image.description="Serves LlamaGen image models with classifier-free guidance on vLLM" \
       org.opencontainers.image.version="${VERSION}" \
@@ -77,8 +77,8 @@ ENTRYPOINT ["/usr/local/bin/llamagen-entrypoint"]
 
 FROM ${CPU_BASE} AS cpu-base
 ARG VERSION=0.1.0
-ARG REVISION
-ARG SOURCE
+ARG REVISION=""
+ARG SOURCE=""
 LABEL org.opencontainers.image.title="llamagen-serve" \
       org.opencontainers.image.description="Serves LlamaGen image models with classifier-free guidance on vLLM" \
       org.opencontainers.image.version="${VERSION}" \
@@ -106,16 +106,24 @@ ENTRYPOINT ["/usr/local/bin/llamagen-entrypoint"]
 
 
 # torch.compile calls the compiler even to load what it compiled before, so this image keeps it. What the demo model
-# needs is compiled now; on a CPU with other vector units, or for another model, it is compiled at the first start.
+# needs is compiled now; for another model, or a CPU with other vector units, it is compiled at the first start.
 FROM cpu-base AS cpu-compiled
 USER 0
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ python3-dev \
     && rm -rf /var/cache/* /var/lib/apt/lists/* /var/log/*
-COPY deploy/docker/warm-compile-cache /usr/local/bin/
-RUN HOME=/tmp/home XDG_CACHE_HOME=/tmp/home TORCHINDUCTOR_CACHE_DIR=/opt/compile-cache warm-compile-cache \
-    && rm -rf /tmp/*
+RUN mkdir /tmp/warm \
+    && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache TORCHINDUCTOR_CACHE_DIR=/opt/cache/inductor \
+        python3 -c "from llamagen_server import ImageEngine; ImageEngine().close()" \
+    && rm -rf /tmp/warm
 USER 10001:0
 
 
+# Last, so that it is the default target. Nothing is compiled in it, but vLLM keeps what it found out about the model.
 FROM cpu-base AS cpu
+USER 0
+RUN mkdir /tmp/warm \
+    && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache TORCHINDUCTOR_CACHE_DIR=/opt/cache/inductor \
+        python3 -c "from llamagen_server import ImageEngine; ImageEngine().close()" \
+    && rm -rf /tmp/warm
+USER 10001:0

@@ -48,7 +48,7 @@ def test_cuda_and_cpu_images_are_configured_alike() -> None:
     assert configuration("cuda") == configuration("cpu-base")
 
 
-@pytest.mark.parametrize("target", ["cuda", "cpu-base", "cpu-compiled"])
+@pytest.mark.parametrize("target", ["cuda", "cpu-base", "cpu-compiled", "cpu"])
 def test_images_end_with_a_numeric_user_that_is_not_root(target: str) -> None:
     [*_, user] = [line for line in targets()[target] if line.startswith("USER ")]
     assert re.fullmatch(r"USER [1-9]\d*:0", user)
@@ -97,7 +97,7 @@ def search_path(tmp_path: Path) -> str:
 def test_entry_point_serves_or_runs_a_subcommand(search_path: str, arguments: list[str], command: str) -> None:
     ran = subprocess.run(
         [ROOT / "deploy/docker/entrypoint", *arguments],
-        env={"PATH": search_path, "TORCHINDUCTOR_CACHE_DIR": "/nonexistent"},
+        env={"PATH": search_path, "XDG_CACHE_HOME": "/nonexistent"},
         capture_output=True,
         text=True,
         check=True,
