@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the model, a flag or the address is wrong.
         EngineError: the engine did not start, or ended while serving.
     """
+    from llamagen_server.api.middleware.api_key import collect_keys
     from llamagen_server.cli.loading import load_pipeline
     from llamagen_server.pipeline.build import open_model
     from llamagen_server.serving.http import listen, serve_http
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     if args.max_in_flight < 1:
         raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
     model = open_model(args.model_dir or args.model, args.cfg_branches)
-    keys = api_keys(args)
+    keys = collect_keys(args.api_key, args.api_key_file)
     with listen(args.host, args.port) as listener:
         load = partial(
             load_pipeline,
@@ -82,34 +82,3 @@ def run(args: argparse.Namespace) -> None:
             own_process_group=True,
         )
         serve_http(served_name(args, model), listener, load, keys, args.shutdown_timeout)
-
-
-def api_keys(args: argparse.Namespace) -> list[str]:
-    """Returns the keys of the command line, of key files and of the environment.
-
-    Raises:
-        ValueError: a key is empty, or has a character that a header cannot carry; a file cannot be read or has no key.
-    """
-    keys = [*args.api_key, *filter(None, [os.environ.get("LLAMAGEN_API_KEY")])]
-    if not all(_is_key(key) for key in keys):
-        raise ValueError("--api-key must be printable ASCII without spaces, and not empty")
-    return [*keys, *(key for file in args.api_key_file for key in _keys_in(file))]
-
-
-def _is_key(key: str) -> bool:
-    return key.isascii() and key.isprintable() and key != "" and " " not in key
-
-
-def _keys_in(path: Path) -> list[str]:
-    """Returns the keys of a file: one per line; empty lines are skipped. Messages never contain a key."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--api-key-file {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    keys = [line.strip() for line in lines]
-    for number, key in enumerate(keys, 1):
-        if key and not _is_key(key):
-            raise ValueError(f"--api-key-file {path}, line {number}: a key must be printable ASCII without spaces")
-    if not any(keys):
-        raise ValueError(f"--api-key-file {path} contains no key")
-    return [key for key in keys if key]

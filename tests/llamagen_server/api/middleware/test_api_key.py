@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import openai
 import pytest
 from fastapi import FastAPI
@@ -9,7 +11,7 @@ from openai import AsyncOpenAI
 from tests.helpers.app import client_of
 
 from llamagen_server.api.app import create_app
-from llamagen_server.api.middleware.api_key import OPEN_PATHS
+from llamagen_server.api.middleware.api_key import OPEN_PATHS, collect_keys
 
 
 @pytest.fixture
@@ -53,3 +55,17 @@ async def test_the_stock_client_with_and_without_its_key(locked_app: FastAPI) ->
         with pytest.raises(openai.AuthenticationError) as error:
             await bad.images.generate(prompt="x")
         assert error.value.request_id == error.value.response.headers["x-request-id"]
+
+
+def test_keys_come_from_flags_the_environment_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "keys"
+    secret.write_text("first\n\nsecond \r\n")
+    monkeypatch.setenv("LLAMAGEN_API_KEY", "one")
+    assert collect_keys(["zero"], [secret]) == ["zero", "one", "first", "second"]
+
+
+@pytest.mark.parametrize("key", ["", "two words", "tab\t", "schlüssel"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII") as error:
+        collect_keys([key])
+    assert not key or key not in str(error.value)
