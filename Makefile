@@ -1,16 +1,20 @@
 # `make` lists the targets. DEVICE=cpu|cuda overrides the detected device, PYTHON=... the interpreter of a new .venv.
 VENV := .venv
 BIN := $(VENV)/bin
+CONTAINER := docker
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test deploy-test lint types bench clean runtime dev node
+.PHONY: help serve image test deploy-test lint types bench clean runtime dev node
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: MODEL=DIR  ARGS='--port 8080'  DEVICE=cpu|cuda  PYTHON=python3.12 (for a new $(VENV))"
+	@echo "Variables: MODEL=DIR  ARGS='--port 8080'  DEVICE=cpu|cuda  PYTHON=python3.12 (for a new $(VENV))  CONTAINER=podman"
 
 serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
 	@$(BIN)/llamagen serve $(MODEL) $(ARGS)
+
+image: ## build the container image llamagen-serve:DEVICE (default: cpu) with docker, or CONTAINER=podman
+	$(CONTAINER) build --target $(or $(DEVICE),cpu) -t llamagen-serve:$(or $(DEVICE),cpu) $(ARGS) .
 
 test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM)
 	$(BIN)/python -m pytest $(ARGS)
