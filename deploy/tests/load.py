@@ -26,6 +26,11 @@ class Outcome:
     different: int = 0
     """Images that are not the one of their seed."""
 
+    @property
+    def requests(self) -> int:
+        """Requests that are over."""
+        return self.replies + len(self.failures)
+
     def check(self, at_least: int) -> None:
         """Asserts that no request failed and the images are right.
 
@@ -37,11 +42,14 @@ class Outcome:
 
 
 class Load:
-    """Clients that send one request after the other, with a pause in between; every other one may be a stream."""
+    """Clients that send one request after the other; every other one may be a stream.
+
+    ``pause`` is the time in seconds between a client's requests. It may be changed.
+    """
 
     def __init__(self, url: str, *, streams: bool, pause: float = 0) -> None:
         self._http = httpx.AsyncClient(base_url=url, timeout=300)
-        self._streams, self._pause = streams, pause
+        self._streams, self.pause = streams, pause
         self._expected: list[np.ndarray] = []
         self.outcome = Outcome()
 
@@ -68,7 +76,7 @@ class Load:
         while not stop.is_set():
             await self._request(number)
             number += 1
-            await asyncio.sleep(self._pause)
+            await asyncio.sleep(self.pause)
 
     async def _request(self, number: int) -> None:
         body = self._body(number % len(PROMPTS))

@@ -73,7 +73,7 @@ def replicas(text_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 async def proxy(tmp_path: Path, replicas: list[Replica]) -> AsyncIterator[Proxy]:
     for replica in replicas:
-        await until(replica.is_ready, 300)
+        await until(replica.is_ready, 600)
     one, two = replicas
     proxy = Proxy("replicas.cfg", tmp_path / "log", REPLICA_ONE=one.address, REPLICA_TWO=two.address)
     await until(proxy.is_ready)

@@ -80,7 +80,7 @@ class Cluster:
 
     def replicas(self) -> list[int]:
         """Returns the process ids of the replicas that are alive and ready."""
-        return [pid for pid in self._lines("is ready") if psutil.pid_exists(pid)]
+        return [pid for pid in self._lines("is ready") if is_alive(pid)]
 
     def replies(self) -> Counter[int]:
         """Returns the number of finished requests of each replica, by process id."""
@@ -100,6 +100,14 @@ class Cluster:
             process.kill()
         self._temporary.cleanup()
         return alive
+
+
+def is_alive(pid: int) -> bool:
+    """A process that was killed stays a zombie until its parent notices."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture
@@ -166,7 +174,7 @@ async def test_a_replica_ends_with_its_engine(alive: bool, ends: list[int], monk
 
 
 async def test_a_replica_that_dies_fails_no_request(cluster: Cluster, tmp_path: Path) -> None:
-    await until(lambda: cluster.has_replicas(2), 300)
+    await until(lambda: cluster.has_replicas(2), 600)
     proxy = Proxy("replicas-ray.cfg", tmp_path / "proxy.log", RAY_PROXY=cluster.address)
     await until(proxy.is_ready)
     try:
@@ -181,7 +189,7 @@ async def spread(cluster: Cluster, proxy: Proxy) -> None:
     load = Load(proxy.url, streams=True)
     await load.learn()
     async with load.running(clients=4):
-        await until(lambda: enough(load, 16))
+        await more(load, 16)
     await load.close()
     load.outcome.check(at_least=16)
     replies = cluster.replies()
@@ -192,25 +200,34 @@ async def spread(cluster: Cluster, proxy: Proxy) -> None:
 
 async def kill_under_load(cluster: Cluster, proxy: Proxy) -> None:
     """A replica is killed; when another one is ready, the engine of one is killed."""
-    load = Load(proxy.url, streams=False, pause=0.5)
+    load = Load(proxy.url, streams=False)
     await load.learn()
-    async with load.running(clients=4):
-        await until(lambda: enough(load, 4))
+    async with load.running(clients=6):
+        await more(load, 6)
         killed = psutil.Process(cluster.replicas()[0])
         children = killed.children(recursive=True)
         assert children
         killed.send_signal(signal.SIGKILL)
         assert psutil.wait_procs(children, 20)[1] == []
-        await until(lambda: cluster.has_replicas(2), 300)
-        retried, so_far = proxy.retries(), load.outcome.replies
-        assert retried > 0
+        load.pause = 3  # leaves the cores to loading
+        await until(lambda: cluster.has_replicas(2), 600)
+        sent_again, load.pause = proxy.retries(), 0
+        assert sent_again > 0
+        await more(load, 12)
         for process in psutil.Process(cluster.replicas()[0]).children(recursive=True):
             process.kill()
-        await until(lambda: enough(load, so_far + 10))
+        await more(load, 12)
     await load.close()
-    logger.info("%s, sent again: %d, then %d", load.outcome, retried, proxy.retries())
-    load.outcome.check(at_least=14)
+    logger.info("%s, sent again: %d, then %d", load.outcome, sent_again, proxy.retries() - sent_again)
+    load.outcome.check(at_least=30)
+    assert proxy.retries() > sent_again
 
 
-async def enough(load: Load, replies: int) -> bool:
-    return load.outcome.replies + len(load.outcome.failures) >= replies
+async def more(load: Load, count: int) -> None:
+    """Waits until ``count`` more requests are over."""
+    end = load.outcome.requests + count
+
+    async def is_over() -> bool:
+        return load.outcome.requests >= end
+
+    await until(is_over, 300)
