@@ -53,8 +53,6 @@ def add_vllm_flags(
 
 def served_name(args: argparse.Namespace, model: ModelDir) -> str:
     """Returns the model's public name: ``--served-model-name``, else the directory's name."""
-    from llamagen_server.pipeline.build import DEMO_MODEL
+    from llamagen_server.pipeline.build import public_name
 
-    if args.served_model_name:
-        return str(args.served_model_name[0])
-    return "llamagen-demo" if model.path == DEMO_MODEL else model.path.resolve().name
+    return str(args.served_model_name[0]) if args.served_model_name else public_name(model)

@@ -51,6 +51,11 @@ def open_model(path: str | Path | None, cfg_branches: int = 2) -> ModelDir:
     return model
 
 
+def public_name(model: ModelDir) -> str:
+    """Returns the name that clients see unless another is chosen: that of the model's directory."""
+    return "llamagen-demo" if model.path == DEMO_MODEL else model.path.resolve().name
+
+
 def build_pipeline(
     model: ModelDir,
     flags: argparse.Namespace | None = None,

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+SPARE_REQUESTS = 1024
+"""Requests above the limit of images that reach a replica: those that it refuses, and those for other routes."""
+
+
 class Arguments(BaseModel):
     """``args`` of the application in a Serve configuration."""
 
@@ -54,8 +58,8 @@ def build_app(args: Arguments) -> serve.Application:
     deployment = serve.deployment(
         serve.ingress()(ImageServer),
         name="ImageServer",
-        # The app refuses what is too much, with status 429. Ray would keep it waiting without a bound.
-        max_ongoing_requests=args.max_in_flight,
+        # The app itself refuses what is too much, with status 429. Ray would let it wait without a bound.
+        max_ongoing_requests=args.max_in_flight + SPARE_REQUESTS,
     )
     return deployment.bind(args)
 
@@ -73,9 +77,10 @@ class ImageServer:
         set_process_defaults()
         logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
         logging.getLogger("llamagen_server").setLevel(logging.INFO)
+        from llamagen_server.api.middleware.api_key import collect_keys
         from llamagen_server.core import metrics
 
-        keys = api_keys(args)
+        keys = collect_keys(files=args.api_key_files)
         self._pipeline, name = _load(args)
         self._app = _create_app(name, self._pipeline, keys)
         metrics.READY.set(1)
@@ -134,8 +139,7 @@ def _load(args: Arguments) -> "tuple[Pipeline, str]":
         decode_workers=workers,
         own_process_group=True,  # the engine ends with a replica that is killed
     )
-    directory_name = "llamagen-demo" if model.path == build.DEMO_MODEL else model.path.resolve().name
-    return pipeline, args.served_model_name or directory_name
+    return pipeline, args.served_model_name or build.public_name(model)
 
 
 def _create_app(name: str, pipeline: "Pipeline", keys: list[str]) -> "FastAPI":
@@ -144,18 +148,3 @@ def _create_app(name: str, pipeline: "Pipeline", keys: list[str]) -> "FastAPI":
     app = create_app(name, pipeline, api_keys=keys)
     app.add_middleware(EndWithEngine, engine=pipeline.engine)
     return app
-
-
-def api_keys(args: Arguments) -> list[str]:
-    """Returns the keys of the files and of the environment.
-
-    Raises:
-        ValueError: a file has no key; the server would be open.
-    """
-    keys = [key for key in [os.environ.get("LLAMAGEN_API_KEY")] if key]
-    for file in args.api_key_files:
-        found = file.read_text().split()
-        if not found:
-            raise ValueError(f"api_key_files: {file} contains no key")
-        keys += found
-    return keys
