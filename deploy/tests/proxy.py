@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -64,9 +65,13 @@ class Proxy:
         }
 
     def retries(self) -> int:
-        """Returns how often a request was sent again, to the same replica or to another."""
-        names = ("haproxy_backend_retry_warnings_total", "haproxy_backend_redispatch_warnings_total")
-        return int(sum(sample.value for name in names for sample in self._samples(name)))
+        """Returns how often requests were repeated, by the log: the metrics count some repetitions twice."""
+        return sum(map(int, re.findall(r" after \+?(\d+) retries ", self.log.read_text())))
+
+    def failed_checks(self) -> dict[str, int]:
+        """Returns the number of failed health checks by replica, of those while it was not out."""
+        samples = self._samples("haproxy_server_check_failures_total")
+        return {sample.labels["server"]: int(sample.value) for sample in samples}
 
     def _samples(self, name: str) -> Iterator[Sample]:
         for family in text_string_to_metric_families(httpx.get(f"{self.operators_url}/metrics").text):

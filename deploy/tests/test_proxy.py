@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
-import kubernetes_validate
 import pytest
-import yaml
 from deploy.tests.load import Load
-from deploy.tests.proxy import CONFIG, Proxy, free_ports
+from deploy.tests.proxy import Proxy, free_ports
 from tests.helpers.server_process import Server
 from tests.helpers.waiting import until
 
@@ -80,18 +77,6 @@ async def proxy(tmp_path: Path, replicas: list[Replica]) -> AsyncIterator[Proxy]
     await until(proxy.sees_all)
     yield proxy
     proxy.stop()
-
-
-@pytest.mark.parametrize("replicas_file", sorted(path.name for path in CONFIG.glob("replicas*.cfg")))
-def test_the_configuration_is_valid_without_warnings(replicas_file: str) -> None:
-    command = ["haproxy", "-c", "-f", CONFIG / "haproxy.cfg", "-f", CONFIG / replicas_file]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (checked.returncode, checked.stderr) == (0, "")
-
-
-def test_the_manifest_is_valid() -> None:
-    for item in yaml.safe_load_all((CONFIG / "kubernetes.yaml").read_text()):
-        kubernetes_validate.validate(item, kubernetes_validate.latest_version(), strict=True)
 
 
 async def test_a_rolling_restart_fails_no_request(proxy: Proxy, replicas: list[Replica]) -> None:
