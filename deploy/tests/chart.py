@@ -32,10 +32,19 @@ def chart() -> Chart:
     return Chart.load(CHART)
 
 
-def render(values: Object) -> dict[str, Object]:
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice: Kubernetes' own tools differ in what they make of it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Object:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return super().construct_mapping(node, deep)
+
+
+def render(values: Object, release: str = "images") -> dict[str, Object]:
     """Objects by their kind; the chart has at most one of each."""
-    files = chart().render(values, name="images", namespace="prod")
-    objects = [yaml.safe_load(text) for name, text in files.items() if name.endswith(".yaml")]
+    files = chart().render(values, name=release, namespace="prod")
+    objects = [yaml.load(text, UniqueKeys) for name, text in files.items() if name.endswith(".yaml")]
     by_kind = {item["kind"]: item for item in objects if item}
     assert len(by_kind) == sum(item is not None for item in objects)
     return by_kind

@@ -117,11 +117,73 @@ def test_names_fit_into_63_characters() -> None:
         ({"rollingUpdate": {"maxSurge": 0}}, "are both 0: no pod could ever be replaced"),
         ({"httpRoute": {"enabled": True}}, "httpRoute is enabled: set httpRoute.parentRefs"),
         ({"ingress": {"enabled": True}}, "ingress is enabled: set ingress.hosts"),
+        (
+            {"fullnameOverride": "1my.images"},
+            "the Service would be called 1my.images: its name must start with a letter",
+        ),
+        ({"args": ["--port", "9000"]}, "args has --port, which the chart sets by service.port"),
+        ({"args": ["--port=9000"]}, "args has --port, which the chart sets by service.port"),
+        ({"args": ["--host=::"]}, "args has --host, which the chart sets to 0.0.0.0"),
+        (
+            {"args": ["--shutdown_timeout=9"]},
+            "args has --shutdown_timeout, which the chart sets by drain.timeoutSeconds",
+        ),
+        ({"args": ["-tp", "2"]}, "args has -tp, which the chart sets by gpus"),
+        ({"args": ["--tensor-parallel-size=2"]}, "args has --tensor-parallel-size, which the chart sets by gpus"),
+        ({"args": ["--api-key-file", "keys"]}, "args has --api-key-file, which the chart sets by apiKeys"),
+        ({"drain": None}, "missing property 'drain'"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(values: Object, message: str) -> None:
     with pytest.raises(helm_python.HelmError, match=re.escape(message)):
         render(values)
+
+
+@pytest.mark.parametrize("release", ["1img", "img.v2"])
+def test_a_release_whose_name_no_service_can_have_is_refused(release: str) -> None:
+    with pytest.raises(helm_python.HelmError, match=f"the Service would be called {release}-llamagen-serve"):
+        render({}, release)
+    assert render({"fullnameOverride": "img"}, release)["Service"]["metadata"]["name"] == "img"
+
+
+@pytest.mark.parametrize("text", ["123", "true", "null"])
+def test_names_that_look_like_numbers_stay_strings(text: str) -> None:
+    """Kubernetes refuses a number or a boolean where it expects a string."""
+    keys = {"keys": ["key"], "secretKey": text}
+    values = {
+        "image": {"repository": text, "tag": text},
+        "serviceAccount": {"name": text},
+        "nameOverride": text,
+        "fullnameOverride": "true",
+        "priorityClassName": text,
+        "runtimeClassName": text,
+        "cache": {"claimName": text},
+        "model": {"name": text, "claim": {"size": "1Gi", "storageClassName": text}, "download": {"hub": "org/m"}},
+        "ingress": {"enabled": True, "className": text, "hosts": [text]},
+        "networkPolicy": {"enabled": True, "fromNamespaces": [text]},
+        "autoscaling": {"type": "hpa"},
+    }
+    for given in (values | {"apiKeys": keys}, values | {"apiKeys": {"existingSecret": text, "secretKey": text}}):
+        objects = render(given)
+        for item in objects.values():
+            kubernetes_validate.validate(item, kubernetes_validate.latest_version(), strict=True)
+        assert pod(objects)["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"] == text
+        assert pod(objects)["priorityClassName"] == text
+    custom = {
+        "autoscaling": {"type": "keda", "keda": {"prometheus": "http://p"}},
+        "httpRoute": CASES["cuda"]["httpRoute"],
+    }
+    objects = render({"fullnameOverride": "true"} | custom)
+    assert objects["ScaledObject"]["spec"]["scaleTargetRef"] == {"name": "true"}
+    assert objects["HTTPRoute"]["spec"]["rules"][1]["backendRefs"][0]["name"] == "true"
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, {}), (1, {"limits": {"nvidia.com/gpu": 1}})])
+def test_resources_may_be_left_to_the_cluster(gpus: int, expected: Object) -> None:
+    model = {"name": "m", "download": {"hub": "org/m", "resources": None}}
+    objects = render({"resources": None, "gpus": gpus, "model": model, "podLabels": None, "podAnnotations": None})
+    assert server(objects)["resources"] == expected
+    assert pod(objects)["initContainers"][0]["resources"] == {}
 
 
 def test_a_refused_key_is_not_shown() -> None:
@@ -194,6 +256,34 @@ def test_labels_of_the_user_never_replace_those_of_selectors() -> None:
     labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert labels["team"] == "images"
     assert matches(objects["Service"]["spec"]["selector"], labels)
+
+
+def test_labels_and_annotations_of_the_user_stand_beside_those_of_the_chart() -> None:
+    """Each once: `render` refuses a key that an object has twice."""
+    own = render(CASES["cuda"])
+    mine = {"app.kubernetes.io/name": "other", "team": "images"}
+    kinds = {"serviceMonitor": "ServiceMonitor", "prometheusRule": "PrometheusRule", "dashboard": "ConfigMap"}
+    values = {
+        "monitoring": {name: {"enabled": True, "labels": mine} for name in kinds},
+        "podAnnotations": {"checksum/api-keys": "mine", "team": "images"},
+    }
+    objects = render(CASES["cuda"] | values)
+    for kind in kinds.values():
+        labels = objects[kind]["metadata"]["labels"]
+        assert labels["team"] == "images"
+        assert labels["app.kubernetes.io/name"] == own[kind]["metadata"]["labels"]["app.kubernetes.io/name"]
+    before, after = (item["Deployment"]["spec"]["template"]["metadata"]["annotations"] for item in (own, objects))
+    assert after == before | {"team": "images"}
+
+
+def test_a_spread_of_the_user_may_have_a_selector_of_its_own() -> None:
+    mine = {"topologyKey": "zone", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule", "matchLabelKeys": ["team"]}
+    selector = {"matchLabels": {"team": "images"}}
+    objects = render({"topologySpreadConstraints": [mine | {"labelSelector": selector}]})
+    (spread,) = pod(objects)["topologySpreadConstraints"]
+    chosen = spread.pop("labelSelector")["matchLabels"]
+    assert spread == mine
+    assert chosen == objects["Service"]["spec"]["selector"] | selector["matchLabels"]
 
 
 def test_what_a_pod_refers_to_exists(case: str, objects: dict[str, Object]) -> None:

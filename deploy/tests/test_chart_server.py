@@ -67,7 +67,8 @@ def test_every_port_leads_to_the_server(objects: dict[str, Object]) -> None:
         backend = rule["http"]["paths"][0]["backend"]["service"]
         assert backend == {"name": objects["Service"]["metadata"]["name"], "port": {"name": service_port["name"]}}
     if "HTTPRoute" in objects:
-        (rule,) = objects["HTTPRoute"]["spec"]["rules"]
+        metrics_rule, rule = objects["HTTPRoute"]["spec"]["rules"]
+        assert metrics_rule == {"matches": [{"path": {"type": "PathPrefix", "value": "/metrics"}}]}  # leads nowhere
         assert rule["backendRefs"] == [{"name": objects["Service"]["metadata"]["name"], "port": service_port["port"]}]
         assert rule["timeouts"] == {"request": "0s"}  # gateways end long requests by default
 
@@ -131,7 +132,7 @@ def test_the_users_environment_replaces_the_charts() -> None:
 
 
 def test_the_server_reads_the_keys_of_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llamagen_server.cli.serve import api_keys
+    from llamagen_server.api.middleware.api_key import collect_keys
 
     monkeypatch.delenv("LLAMAGEN_API_KEY", raising=False)
     objects = render(CASES["keda"])
@@ -142,7 +143,7 @@ def test_the_server_reads_the_keys_of_the_secret(tmp_path: Path, monkeypatch: py
     assert flags.api_key_file == [Path(mount["mountPath"]) / item["path"]]
     (file := tmp_path / "keys").write_text(objects["Secret"]["stringData"][item["key"]])
     flags.api_key_file = [file]
-    assert api_keys(flags) == ["first-key", "second-key"]
+    assert collect_keys(flags.api_key, flags.api_key_file) == ["first-key", "second-key"]
 
 
 def test_other_keys_restart_the_pods() -> None:

@@ -1,5 +1,17 @@
 {{- /* Rules about several values at once, or about secret ones; values.schema.json has the others. */}}
 {{- define "llamagen.checks" -}}
+{{- $name := include "llamagen.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- fail (printf "the Service would be called %s: its name must start with a letter, have only a-z, 0-9 and -, and not end with -; set fullnameOverride" $name) }}
+{{- end }}
+{{- $set := dict "host" "to 0.0.0.0" "port" "by service.port" "shutdown-timeout" "by drain.timeoutSeconds" }}
+{{- $set = merge $set (dict "api-key" "by apiKeys" "api-key-file" "by apiKeys" "tensor-parallel-size" "by gpus" "tp" "by gpus") }}
+{{- range .Values.args }}
+{{- $flag := regexFind "^-[^=]*" . }}
+{{- with get $set ($flag | trimAll "-" | replace "_" "-") }}
+{{- fail (printf "args has %s, which the chart sets %s" $flag .) }}
+{{- end }}
+{{- end }}
 {{- with .Values.model }}
 {{- $download := or .download.hub .download.command }}
 {{- if and .download.hub .download.command }}

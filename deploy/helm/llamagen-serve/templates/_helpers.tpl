@@ -11,14 +11,14 @@
 
 {{- /* Labels that select the pods. They never change: a Deployment's selector is immutable. */}}
 {{- define "llamagen.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "llamagen.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "llamagen.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end }}
 
 {{- define "llamagen.labels" -}}
-app.kubernetes.io/name: {{ include "llamagen.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "llamagen.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
@@ -38,7 +38,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "llamagen.env" -}}
 {{- /* A model directory is complete: the server never asks the hub. */}}
 {{- $defaults := list (dict "name" "HF_HUB_OFFLINE" "value" "1") }}
-{{- if and (not .Values.gpus) (dig "requests" "cpu" "" .Values.resources) }}
+{{- if and (not .Values.gpus) (dig "requests" "cpu" "" (default dict .Values.resources)) }}
 {{- /* A process sees every core of the node and would start a thread for each. */}}
 {{- $cores := dict "resourceFieldRef" (dict "containerName" "server" "resource" "requests.cpu") }}
 {{- $defaults = append $defaults (dict "name" "OMP_NUM_THREADS" "valueFrom" $cores) }}
