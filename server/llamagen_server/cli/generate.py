@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError: an argument or the model is wrong.
     """
-    from llamagen_server.cli.loading import load_pipeline
+    from llamagen_server.cli.loading import interruptible, load_pipeline
     from llamagen_server.engine.arguments import default_flags
     from llamagen_server.pipeline.build import open_model
     from llamagen_server.pipeline.condition import resolve_condition
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
     for request in requests:
         resolve_condition(request, model)
     flags = default_flags(enforce_eager=True, max_num_seqs=min(32, sum(request.n for request in requests)))
-    images = asyncio.run(_generate(load_pipeline(model, flags, max_in_flight=sys.maxsize), requests))
+    pipeline = interruptible(partial(load_pipeline, model, flags, max_in_flight=sys.maxsize))
+    images = asyncio.run(_generate(pipeline, requests))
     _write_images(images, args.out, columns=args.n)
 
 

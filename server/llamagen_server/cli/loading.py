@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import resource_tracker
+
+import psutil
 
 from llamagen_server.core.options import MAX_IN_FLIGHT
 from llamagen_server.engine import cpu
@@ -33,3 +41,22 @@ def load_pipeline(
         decode_workers=workers,
         own_process_group=own_process_group,
     )
+
+
+def interruptible(load: Callable[[], Pipeline]) -> Pipeline:
+    """Loads in a thread, so that Ctrl-C ends the process at once: inside vLLM's start it could get lost."""
+    with ThreadPoolExecutor(1, initializer=_hide_interrupts_from_children) as thread:
+        try:
+            return thread.submit(load).result()
+        except KeyboardInterrupt:
+            logger.info("stopped while loading")
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            os._exit(130)  # the thread cannot be stopped
+
+
+def _hide_interrupts_from_children() -> None:
+    """Blocks SIGINT in this thread. Processes that it starts inherit that and print no traceback after a Ctrl-C."""
+    resource_tracker.ensure_running()  # its start would unblock the signal again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

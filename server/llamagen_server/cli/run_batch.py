@@ -5,18 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
-import signal
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import psutil
 
 from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
 
@@ -66,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the model, a flag or a file is wrong.
         EngineError: the engine did not start, ended, or failed on requests.
     """
-    from llamagen_server.cli.loading import load_pipeline
+    from llamagen_server.cli.loading import interruptible, load_pipeline
     from llamagen_server.pipeline.build import open_model
     from llamagen_server.serving.batch_files import check_requests, open_replies
 
@@ -79,27 +71,8 @@ def run(args: argparse.Namespace) -> None:
             return
         logging.getLogger("llamagen_server.api.middleware.access_log").setLevel(logging.WARNING)
         load = partial(load_pipeline, model, args, max_in_flight=sys.maxsize, vq_dtype=args.vq_dtype)
-        pipeline = _interruptible(partial(load, own_process_group=True))
+        pipeline = interruptible(partial(load, own_process_group=True))
         asyncio.run(_run(served_name(args, model), pipeline, args.input_file, replies, len(custom_ids)))
-
-
-def _interruptible(load: Callable[[], Pipeline]) -> Pipeline:
-    """Loads in a thread, so that Ctrl-C ends the process at once: inside vLLM's start it could get lost."""
-    with ThreadPoolExecutor(1, initializer=_hide_interrupts_from_children) as thread:
-        try:
-            return thread.submit(load).result()
-        except KeyboardInterrupt:
-            logger.info("stopped while loading")
-            for child in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
-            os._exit(130)  # the thread cannot be stopped
-
-
-def _hide_interrupts_from_children() -> None:
-    """Blocks SIGINT in this thread. Processes that it starts inherit that and print no traceback after a Ctrl-C."""
-    resource_tracker.ensure_running()  # its start would unblock the signal again
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 async def _run(name: str, pipeline: Pipeline, input_file: Path, replies: ReplyFile, total: int) -> None:
