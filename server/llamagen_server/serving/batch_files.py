@@ -93,10 +93,12 @@ class ReplyFile:
             ValueError: the file cannot be written, for example because the disk is full.
         """
         data = memoryview(reply.model_dump_json().encode() + b"\n")
+        size = self._file.seek(0, os.SEEK_END)
         try:
             while data:  # a system call may write less
                 data = data[self._file.write(data) :]
         except OSError as error:
+            self._file.truncate(size)  # another reply may follow before the run ends
             raise ValueError(f"{self._path} cannot be written: {error.strerror}") from None
         self.statuses[reply.custom_id] = reply.response.status_code
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from llamagen_server.serving.batch import Batch
 from llamagen_server.serving.batch_files import (
     BatchReply,
     BatchResponse,
+    ReplyFile,
     check_requests,
     open_replies,
     read_requests,
@@ -275,15 +279,33 @@ async def test_a_dead_engine_ends_the_run(app: FastAPI, source: Path, out: Path)
     assert content(out) == b""
 
 
-async def test_a_full_disk_is_reported_with_the_files_name(
-    app: FastAPI, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(source, [line("a")])
-    with open_replies(out, {"a"}) as replies:
-        monkeypatch.setattr(replies, "_file", open("/dev/full", "wb", buffering=0))  # noqa: ASYNC230, SIM115
+class FullDisk(FileIO):
+    """A file on a disk with little space left. ``space`` is in bytes."""
+
+    space = 30
+
+    def write(self, data: memoryview) -> int:  # type: ignore[override]
+        if not self.space:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = super().write(data[: self.space])
+        self.space -= count
+        return count
+
+
+def test_a_full_disk_is_reported_with_the_files_name_and_leaves_no_torn_line(out: Path) -> None:
+    with open_replies(out, {"a", "b", "c"}) as replies:
+        replies.append(answer("a"))
+    before = content(out)
+    with FullDisk(out, "a") as file:
+        replies = ReplyFile(out, file, {})
         with pytest.raises(ValueError, match="out.jsonl cannot be written: No space left on device"):
-            replies.append(answer("a"))
-        replies._file.close()
+            replies.append(answer("b"))
+        assert content(out) == before
+        assert replies.statuses == {}
+        file.space = 1000  # another worker of the run appends
+        replies.append(answer("c"))
+    assert content(out).startswith(before)
+    assert read(out).keys() == {"a", "c"}
 
 
 async def test_progress_is_logged_where_there_is_no_terminal(
