@@ -44,12 +44,12 @@ def read_result(path: Path, max_num_seqs: int) -> Source:
         in_flight = settings["batch"] if engine else _concurrencies(settings)
         rates = [row["images_per_s"] for row in rows]
         points = tuple(sorted(zip(in_flight, rates, strict=True)))
-    except (ValueError, KeyError, TypeError):
+        return Source(path.stem, ServiceCurve(points, points[-1][0] if engine else max_num_seqs))
+    except (ValueError, LookupError, TypeError):
         raise ValueError(
             f"{path} must be a file that --save-result of `llamagen bench serve --max-concurrency` or "
-            "`llamagen bench engine` wrote"
+            "`llamagen bench engine` wrote, with images_per_s above 0"
         ) from None
-    return Source(path.stem, ServiceCurve(points, points[-1][0] if engine else max_num_seqs))
 
 
 def _concurrencies(settings: dict[str, Any]) -> list[int]:

@@ -17,7 +17,7 @@ import httpx
 from llamagen_server.bench.load import Load, LoadOptions, arrival_times
 from llamagen_server.bench.outcomes import Outcome, Row, summary
 from llamagen_server.bench.requests import Body, Requests, requests_for
-from llamagen_server.bench.server_metrics import mean_between, quantile_between, read_metrics
+from llamagen_server.bench.server_metrics import Samples, mean_between, quantile_between, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +51,16 @@ async def _measure_load(client: LoadClient, load: Load, options: LoadOptions) ->
     seconds = time.perf_counter() - start
     after = await read_metrics(client.http)
     row = summary(outcomes, seconds, options.metrics, options.percentiles, options.goodput_ms)
-    row["queue_ms"] = mean_between(before, after, "vllm:request_queue_time_seconds") * 1000
-    row["lag_p99_ms"] = quantile_between(before, after, "llamagen_event_loop_lag_seconds", 0.99) * 1000
-    return {"load": str(load)} | row
+    return {"load": str(load)} | row | _metric_figures(before, after)
+
+
+def _metric_figures(before: Samples, after: Samples) -> Row:
+    if not (before and after):
+        return {"queue_ms": "", "lag_p99_ms": ""}
+    return {
+        "queue_ms": mean_between(before, after, "vllm:request_queue_time_seconds") * 1000,
+        "lag_p99_ms": quantile_between(before, after, "llamagen_event_loop_lag_seconds", 0.99) * 1000,
+    }
 
 
 @asynccontextmanager

@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from pydantic import ConfigDict
 
 from llamagen_server.bench.outcomes import METRICS
+from llamagen_server.core.request import MAX_IMAGES
 
 MAX_PREVIEWS = 16
 """Most previews per image that the server sends."""
 
 
-def _check_positive(flag: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError(f"{flag} is {value:g}, must be positive")
+def check_positive(flag: str, value: float | None) -> None:
+    """Checks a value that is set.
+
+    Raises:
+        ValueError: it is not positive, or infinite.
+    """
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"{flag} is {value:g}, must be positive and finite")
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Load:
     """Arrival of requests. Exactly one of ``concurrency`` and ``rate`` is set.
 
     Raises:
-        ValueError: a value is not positive.
+        ValueError: a value is not positive, or infinite.
     """
 
     concurrency: int | None = None
@@ -42,11 +48,11 @@ class Load:
 
     def __post_init__(self) -> None:
         assert (self.concurrency is None) != (self.rate is None)
-        _check_positive("--max-concurrency", self.concurrency)
-        _check_positive("--request-rate", self.rate)
-        _check_positive("--burstiness", self.burstiness)
-        _check_positive("--num-prompts", self.num_prompts)
-        _check_positive("--duration", self.duration)
+        check_positive("--max-concurrency", self.concurrency)
+        check_positive("--request-rate", self.rate)
+        check_positive("--burstiness", self.burstiness)
+        check_positive("--num-prompts", self.num_prompts)
+        check_positive("--duration", self.duration)
 
     def __str__(self) -> str:
         return f"{self.rate:g}/s" if self.concurrency is None else f"{self.concurrency} at a time"
@@ -71,8 +77,9 @@ class Kind:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        _check_positive("share", self.share)
-        _check_positive("n", self.n)
+        check_positive("share", self.share)
+        if not 1 <= self.n <= MAX_IMAGES:
+            raise ValueError(f"n is {self.n}, must be 1 to {MAX_IMAGES}")
         if not 0 <= self.partial_images <= MAX_PREVIEWS:
             raise ValueError(f"partial_images is {self.partial_images}, must be 0 to {MAX_PREVIEWS}")
 
@@ -117,8 +124,8 @@ class LoadOptions:
             raise ValueError(f"--percentile-metrics has {unknown[0]!r}, must be of {', '.join(METRICS)}")
         if wrong := [p for p in self.percentiles if not 0 < p < 100]:
             raise ValueError(f"--metric-percentiles has {wrong[0]:g}, must be above 0 and below 100")
-        _check_positive("--timeout", self.timeout)
-        _check_positive("--goodput", self.goodput_ms)
+        check_positive("--timeout", self.timeout)
+        check_positive("--goodput", self.goodput_ms)
         if not self.prompts:
             raise ValueError("--prompts has no prompt, must have at least one")
 

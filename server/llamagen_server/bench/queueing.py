@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class ServiceCurve:
     """Images per second that a server completes, by the number of images in it.
 
     Raises:
-        ValueError: a value is not positive.
+        ValueError: a value is not positive, or infinite.
     """
 
     points: tuple[tuple[int, float], ...]
@@ -41,7 +42,7 @@ class ServiceCurve:
     """Largest batch. Images beyond it wait in order."""
 
     def __post_init__(self) -> None:
-        if not self.points or self.places < 1 or any(n < 1 or not rate > 0 for n, rate in self.points):
+        if not self.points or self.places < 1 or any(n < 1 or not 0 < rate < math.inf for n, rate in self.points):
             raise ValueError(f"the service curve has {self.places} places and {list(self.points)}, must be positive")
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -40,15 +41,24 @@ async def requests_for(options: LoadOptions, client: httpx.AsyncClient) -> Reque
     """Returns the requests that suit the server's model: one per class of a class model, else one per prompt.
 
     Raises:
-        ValueError: the server does not answer.
+        ValueError: the server does not answer, or serves no LlamaGen model.
     """
     try:
-        [model] = (await client.get("/v1/models")).raise_for_status().json()["data"]
+        num_classes = await _num_classes(client)
     except (httpx.HTTPError, ValueError) as error:
-        raise ValueError(f"{options.base_url} does not answer as a llamagen server ({error})") from None
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{options.base_url} does not answer as a llamagen server ({reason})") from None
+    except (LookupError, TypeError):
+        raise ValueError(f"{options.base_url}/v1/models has no LlamaGen model") from None
     common: Body = {} if options.cfg_scale is None else {"cfg_scale": options.cfg_scale}
-    if model["condition"] == "class":
-        conditions = [{"class_id": i, **common} for i in range(model["num_classes"])]
-    else:
-        conditions = [{"prompt": prompt, **common} for prompt in options.prompts]
-    return Requests(tuple(conditions), options.mix, options.seed)
+    prompts = [{"prompt": prompt, **common} for prompt in options.prompts]
+    classes = [{"class_id": i, **common} for i in range(num_classes)]
+    return Requests(tuple(classes or prompts), options.mix, options.seed)
+
+
+async def _num_classes(client: httpx.AsyncClient) -> int:
+    """Returns the number of classes of the server's model; 0 for a text model."""
+    name = (await client.get("/v1/models")).raise_for_status().json()["data"][0]["id"]
+    # In `vllm serve` the list is vLLM's own and has no such fields; the route of one model is ours.
+    model = (await client.get(f"/v1/models/{quote(name)}")).raise_for_status().json()
+    return int(model["num_classes"]) if model["condition"] == "class" else 0

@@ -36,6 +36,8 @@ class Phase(_Strict):
     def _check(self) -> Phase:
         if (self.rate is None) == (self.concurrency is None):
             raise InvalidRequestError(f"phase {self.name!r} must have either rate or concurrency")
+        if self.concurrency is not None and "burstiness" in self.model_fields_set:
+            raise InvalidRequestError(f"phase {self.name!r} has burstiness, which needs a rate in place of concurrency")
         return self
 
     def load(self, saturation: float) -> Load:
@@ -82,11 +84,13 @@ def read_scenario(path: Path) -> Scenario:
         ValueError: it is not a scenario; the message names the file and the field.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a YAML mapping with description and phases")
+    if "name" in content:
+        raise ValueError(f"{path}: unknown field 'name': a scenario has the name of its file")
     try:
         return Scenario.model_validate({"name": path.stem, **content})
     except ValidationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import math
@@ -105,13 +104,12 @@ async def run_scenario(
 async def watch_metrics(http: httpx.AsyncClient, interval: float) -> AsyncIterator[list[tuple[float, Samples]]]:
     """Yields a list that grows by the server's metrics every ``interval`` seconds, at the start and at the end.
 
-    A read that fails, such as one refused by a proxy, is left out.
+    A read that finds none, such as one refused by a proxy, is left out.
     """
     samples: list[tuple[float, Samples]] = []
 
     async def read() -> None:
-        with contextlib.suppress(httpx.HTTPError, ValueError):
-            found = await read_metrics(http)
+        if found := await read_metrics(http):
             samples.append((time.perf_counter(), found))
 
     async def watch() -> None:

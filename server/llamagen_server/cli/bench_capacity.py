@@ -11,6 +11,7 @@ from llamagen_server.bench.capacity import Goal, Source, latency_rows, plan_row,
 from llamagen_server.bench.devices import CAUTIOUS, DEVICES, ROOFLINE, estimate
 from llamagen_server.bench.engine import random_config
 from llamagen_server.bench.engine_options import EngineOptions
+from llamagen_server.bench.load import check_positive
 from llamagen_server.bench.tables import load_table
 from llamagen_server.cli.bench_http import goodput_ms
 from vllm_llamagen.config import SIZES
@@ -69,10 +70,9 @@ def run(args: argparse.Namespace) -> None:
         ValueError: an argument is wrong, or a file is not a result.
     """
     for flag in ("max_num_seqs", "latency_goal", "max_utilisation"):
-        if not getattr(args, flag) > 0:
-            raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag):g}, must be positive")
-    if not min(args.target_rate) > 0:
-        raise ValueError(f"--target-rate is {min(args.target_rate):g}, must be positive")
+        check_positive(f"--{flag.replace('_', '-')}", getattr(args, flag))
+    for rate in args.target_rate:
+        check_positive("--target-rate", rate)
     if not args.max_utilisation < 1:
         raise ValueError(f"--max-utilisation is {args.max_utilisation:g}, must be below 1")
     limit_s = goodput_ms(args.goodput) / 1000 if args.goodput is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def goodput_ms(text: str) -> float:
     """
     name, _, limit = text.partition(":")
     try:
-        if name == "e2el":
+        if name == "e2el" and 0 < float(limit) < math.inf:
             return float(limit)
     except ValueError:
         pass

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from llamagen_server.bench.http import load_client
-from llamagen_server.bench.load import LoadOptions
+from llamagen_server.bench.load import LoadOptions, check_positive
 from llamagen_server.bench.plot import figure_class
 from llamagen_server.bench.scenario import Scenario, read_scenario
 from llamagen_server.bench.scenario_plot import plot_scenario
@@ -43,9 +44,10 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError: an argument or a file is wrong, matplotlib is missing, or the server does not answer.
     """
-    scale, capacity = _positive("--scale", args.scale), _capacity(args.capacity)
+    check_positive("--scale", args.scale)
+    scale, capacity = args.scale, _capacity(args.capacity)
     figure_class()
-    for scenario in [read_scenario(path) for path in args.files]:  # all are read before the first runs
+    for scenario in _read_scenarios(args.files):
         options = LoadOptions(mix=scenario.mix, **server_options(args))
         result = asyncio.run(_run(scenario.scaled(scale), options, scale, capacity))
         folder = args.out / scenario.name
@@ -56,6 +58,15 @@ def run(args: argparse.Namespace) -> None:
         logger.info("%s\n%s", folder / "report.md", text)
 
 
+def _read_scenarios(files: Sequence[Path]) -> list[Scenario]:
+    """Reads all files before the first scenario runs."""
+    by_name: dict[str, Path] = {}
+    for path in files:
+        if (first := by_name.setdefault(path.stem, path)) is not path:
+            raise ValueError(f"{first} and {path} would write the same report {path.stem}: run one, or rename it")
+    return [read_scenario(path) for path in files]
+
+
 async def _run(scenario: Scenario, options: LoadOptions, scale: float, capacity: float | None) -> ScenarioResult:
     async with load_client(options) as client:
         saturation = await measure_saturation(client, scale, capacity)
@@ -63,13 +74,11 @@ async def _run(scenario: Scenario, options: LoadOptions, scale: float, capacity:
 
 
 def _capacity(text: str) -> float | None:
+    if text == "auto":
+        return None
     try:
-        return None if text == "auto" else _positive("--capacity", float(text))
+        capacity = float(text)
+        check_positive("--capacity", capacity)
+        return capacity
     except ValueError:
         raise ValueError(f"--capacity is {text!r}, must be auto or a positive number of images per second") from None
-
-
-def _positive(flag: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{flag} is {value:g}, must be positive")
-    return value

@@ -35,7 +35,18 @@ def test_results_are_curves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [[], {}, {"rows": []}, {**SERVE, "rows": []}, {**SERVE, "settings": {"max_concurrency": None, "n": 1}}],
+    [
+        [],
+        {},
+        {"rows": []},
+        {**SERVE, "rows": []},
+        {**SERVE, "settings": {"max_concurrency": None, "n": 1}},
+        {"settings": {"max_concurrency": [], "n": 1}, "rows": []},
+        *(
+            {**ENGINE, "rows": [{"images_per_s": rate}, {"images_per_s": 1}]}
+            for rate in ("fast", 0, math.nan, math.inf)
+        ),
+    ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: object) -> None:
     path = write(tmp_path / "x.json", content)
@@ -96,6 +107,9 @@ def test_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     [
         ([], "nothing to plan with: give --result (measured) or --size (estimated)"),
         (["--size", "B", "--target-rate", "0"], "--target-rate is 0, must be positive"),
+        (["--size", "B", "--target-rate", "10", "inf"], "--target-rate is inf, must be positive and finite"),
+        (["--size", "B", "--goodput", "e2el:0"], "--goodput is 'e2el:0', must be e2el and milliseconds"),
+        (["--size", "B", "--latency-goal", "inf"], "--latency-goal is inf, must be positive and finite"),
         (["--size", "B", "--latency-goal", "0"], "--latency-goal is 0, must be positive"),
         (["--size", "B", "--max-num-seqs", "-1"], "--max-num-seqs is -1, must be positive"),
         (["--size", "B", "--max-utilisation", "1"], "--max-utilisation is 1, must be below 1"),

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 from tests.helpers.app import make_app
 from tests.helpers.app_on_a_port import serve
 
@@ -44,6 +46,24 @@ def test_a_run(url: str, flags: list[str], tmp_path: Path) -> None:
         assert 2 * row["goodput_per_s"] == images_per_s
         assert 0 < row["e2el_p50_ms"] <= row["e2el_p99_ms"]
         assert ("ttfp_p50_ms" in row) == ("--partial-images" in flags)
+
+
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        ("/metrics", PlainTextResponse("metrics are at each replica", 404)),  # as behind deploy/proxy
+        ("/v1/models", JSONResponse({"data": [{"id": "tiny", "owned_by": "vllm"}]})),  # as in vLLM's own server
+    ],
+)
+def test_a_server_with_other_replies(path: str, reply: Response, class_model_dir: Path, tmp_path: Path) -> None:
+    app = make_app(class_model_dir)
+    app.router.routes.insert(0, Route(path, lambda _: reply))
+    result = tmp_path / "r.json"
+    with serve(app) as url:
+        cli.main(["bench", "serve", "--base-url", url, "--num-prompts", "2", "--save-result", str(result)])
+    [row] = json.loads(result.read_text())["rows"]
+    assert (row["requests"], row["error_rate"]) == (2, 0)
+    assert (row["queue_ms"] == "", row["lag_p99_ms"] == "") == (path == "/metrics", path == "/metrics")
 
 
 class Clock:
@@ -194,8 +214,9 @@ def test_errors_by_kind(reply: httpx.Response | Exception, kind: Kind | None, er
         (["--metric-percentiles", "50,x"], "--metric-percentiles is '50,x', must be numbers such as 50,99"),
         (["--goodput", "ttft:3"], "--goodput is 'ttft:3', must be e2el and milliseconds, such as e2el:2000"),
         (["--goodput", "e2el:fast"], "--goodput is 'e2el:fast', must be"),
-        (["--n", "0"], "n is 0, must be positive"),
+        (["--n", "0"], "n is 0, must be 1 to 10"),
         (["--request-rate", "-1"], "--request-rate is -1, must be positive"),
+        (["--request-rate", "inf"], "--request-rate is inf, must be positive and finite"),
         (["--base-url", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not answer"),
     ],
 )

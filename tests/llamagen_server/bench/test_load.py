@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import statistics
 
@@ -79,8 +80,10 @@ def test_wrong_loads_are_refused(load: dict[str, float], message: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ({"n": 0}, "n is 0, must be positive"),
+        ({"n": 0}, "n is 0, must be 1 to 10"),
+        ({"n": 11}, "n is 11, must be 1 to 10"),
         ({"share": -1}, "share is -1, must be positive"),
+        ({"share": math.inf}, "share is inf, must be positive and finite"),
         ({"partial_images": 17}, "partial_images is 17, must be 0 to 16"),
     ],
 )

@@ -89,7 +89,9 @@ def test_rates_outside_the_model_are_refused(rate: float) -> None:
         predict(DEMO, rate)
 
 
-@pytest.mark.parametrize(("points", "places"), [((), 4), (((1, 0.0),), 4), (((0, 1.0),), 4), (((1, 1.0),), 0)])
+@pytest.mark.parametrize(
+    ("points", "places"), [((), 4), (((1, 0.0),), 4), (((1, math.inf),), 4), (((0, 1.0),), 4), (((1, 1.0),), 0)]
+)
 def test_wrong_curves_are_refused(points: tuple[tuple[int, float], ...], places: int) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         ServiceCurve(points, places)

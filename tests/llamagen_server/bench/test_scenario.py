@@ -8,6 +8,7 @@ import pytest
 
 from llamagen_server.bench.load import Kind, Load
 from llamagen_server.bench.scenario import Scenario, read_scenario
+from llamagen_server.cli import main as cli
 
 FULL = """
 description: two phases
@@ -50,7 +51,11 @@ def test_a_scenario(tmp_path: Path) -> None:
         (FULL.replace("rate: 0.8", "rate: 0.8, concurrency: 3"), "phase 'busy' must have either rate or concurrency"),
         (FULL.replace("name: busy", "name: warm-up"), "two phases have the name 'warm-up'"),
         (FULL.replace("burstiness: 0.5", "warm_up: true"), "every phase has warm_up: nothing would be measured"),
-        (FULL.replace("n: 4", "n: 0"), "n is 0, must be positive"),
+        (FULL.replace("rate: 0.8", "concurrency: 3"), "phase 'busy' has burstiness, which needs a rate"),
+        (FULL + "name: ../../x", "unknown field 'name': a scenario has the name of its file"),
+        (FULL.replace("share: 3", "share: .inf"), "share is inf, must be positive and finite"),
+        (FULL.replace("n: 4", "n: 0"), "n is 0, must be 1 to 10"),
+        (FULL.replace("n: 4", "n: 1000"), "n is 1000, must be 1 to 10"),
         (FULL.replace("n: 4", "m: 4"), "mix.1.m is 4: unexpected keyword argument"),
         (FULL.replace("partial_images: 2", "partial_images: 99"), "partial_images is 99, must be 0 to 16"),
     ],
@@ -60,3 +65,18 @@ def test_wrong_files_are_refused_in_one_line(tmp_path: Path, text: str, message:
         read(tmp_path, text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_text_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("description: café".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.yaml is not YAML: .*codec can't decode"):
+        read_scenario(tmp_path / "latin.yaml")
+
+
+def test_scenarios_with_the_same_report_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "a" / "day.yaml", tmp_path / "b" / "day.yaml"]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "scenario", *map(str, files), "--out", str(tmp_path)])
+    assert end.value.code == 2
+    expected = f"llamagen bench: {files[0]} and {files[1]} would write the same report day: run one, or rename it\n"
+    assert capsys.readouterr().err == expected
