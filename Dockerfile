@@ -115,7 +115,7 @@ RUN apt-get update \
 RUN mkdir /tmp/warm \
     && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache TORCHINDUCTOR_CACHE_DIR=/opt/cache/inductor \
         python3 -c "from llamagen_server import ImageEngine; ImageEngine().close()" \
-    && rm -rf /tmp/warm
+    && chmod -R a+rX /opt/cache && rm -rf /tmp/warm
 USER 10001:0
 
 
@@ -125,5 +125,5 @@ USER 0
 RUN mkdir /tmp/warm \
     && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache TORCHINDUCTOR_CACHE_DIR=/opt/cache/inductor \
         python3 -c "from llamagen_server import ImageEngine; ImageEngine().close()" \
-    && rm -rf /tmp/warm
+    && chmod -R a+rX /opt/cache && rm -rf /tmp/warm
 USER 10001:0
