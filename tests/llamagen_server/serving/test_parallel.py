@@ -48,5 +48,7 @@ async def test_two_workers_give_the_codes_of_one(demo_url: str, tmp_path: Path, 
         if flag == "--data-parallel-size":
             assert finished(server.url).keys() == {"0", "1"}
             assert min(finished(server.url).values()) >= 1  # both work
+        server.process.terminate()
+        assert server.process.wait(120) == 0
     finally:
         server.kill()
