@@ -77,9 +77,11 @@ def has_bfloat16_units() -> bool:
 
 
 def missing_for_compilation() -> str | None:
-    """Returns the missing prerequisite of torch.compile on a CPU (C++ compiler or Python headers), or None."""
+    """Returns the missing prerequisite of torch.compile on a CPU (C++ compiler, openssl, Python headers), or None."""
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
         return f"C++ compiler {compiler}"
+    if not shutil.which("openssl"):  # torch calls it to hash the headers that it precompiles
+        return "command openssl"
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return None if header.exists() else str(header)
