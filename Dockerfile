@@ -110,7 +110,7 @@ ENTRYPOINT ["/usr/local/bin/llamagen-entrypoint"]
 FROM cpu-base AS cpu-compiled
 USER 0
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ python3-dev \
+    && apt-get install -y --no-install-recommends g++ openssl python3-dev \
     && rm -rf /var/cache/* /var/lib/apt/lists/* /var/log/*
 RUN mkdir /tmp/warm \
     && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache TORCHINDUCTOR_CACHE_DIR=/opt/cache/inductor \
