@@ -86,7 +86,11 @@ def test_version_is_the_installed_one(project):
 
 @pytest.mark.parametrize(
     ("group", "target"),
-    [("vllm.general_plugins", "vllm_llamagen:register"), ("console_scripts", "llamagen_server.cli.main:main")],
+    [
+        ("vllm.general_plugins", "vllm_llamagen:register"),
+        ("vllm.endpoint_plugins", "llamagen_server.serving.vllm_endpoint:ImageEndpoints"),
+        ("console_scripts", "llamagen_server.cli.main:main"),
+    ],
 )
 def test_entry_point_resolves(group, target):
     (entry,) = metadata.entry_points(group=group, name="llamagen")

@@ -27,12 +27,20 @@ class Server:
         with log.open("w") as output:  # in a session of its own, as a terminal gives it a process group of its own
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         self.url = ""
+        if wait:
+            try:
+                self._wait()
+            except AssertionError:
+                self.kill()
+                raise
+
+    def _wait(self) -> None:
         start = time.monotonic()
-        while wait and not self.url:
-            assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() - start < 300, log.read_text()
+        while not self.url:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() - start < 600, self.log.read_text()
             time.sleep(0.2)
-            if ready := re.search(r"is ready after \d+ s: (http://\S+)", log.read_text()):
+            if ready := re.search(r"is ready after \d+ s: (http://\S+)", self.log.read_text()):
                 self.url = ready[1]
 
     def kill(self) -> None:
