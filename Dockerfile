@@ -47,15 +47,6 @@ RUN --mount=type=secret,id=pip_config,target=/etc/pip.conf \
 
 
 FROM ${VLLM_IMAGE} AS cuda
-ARG VERSION=0.1.0
-ARG REVISION=""
-ARG SOURCE=""
-LABEL org.opencontainers.image.title="llamagen-serve" \
-      org.opencontainers.image.description="Serves LlamaGen image models with classifier-free guidance on vLLM" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.source="${SOURCE}" \
-      org.opencontainers.image.licenses="Apache-2.0"
 USER 0
 # pip adds what vLLM's image lacks and keeps the versions that are there.
 RUN --mount=type=secret,id=pip_config,target=/etc/pip.conf \
@@ -73,9 +64,6 @@ EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
 ENTRYPOINT ["/usr/local/bin/llamagen-entrypoint"]
-
-
-FROM ${CPU_BASE} AS cpu-base
 ARG VERSION=0.1.0
 ARG REVISION=""
 ARG SOURCE=""
@@ -85,6 +73,9 @@ LABEL org.opencontainers.image.title="llamagen-serve" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.licenses="Apache-2.0"
+
+
+FROM ${CPU_BASE} AS cpu-base
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libnuma1 python3 \
     && rm -rf /var/cache/* /var/lib/apt/lists/* /var/log/* \
@@ -103,6 +94,15 @@ EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
 ENTRYPOINT ["/usr/local/bin/llamagen-entrypoint"]
+ARG VERSION=0.1.0
+ARG REVISION=""
+ARG SOURCE=""
+LABEL org.opencontainers.image.title="llamagen-serve" \
+      org.opencontainers.image.description="Serves LlamaGen image models with classifier-free guidance on vLLM" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 
 
 # torch.compile calls the compiler even to load what it compiled before, so this image keeps it. What the demo model
