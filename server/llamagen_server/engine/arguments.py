@@ -90,7 +90,8 @@ def plan_engine(flags: argparse.Namespace, model_path: str, config: LlamaGenConf
         _set_cpu_defaults(args, config)
         workers = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
         place = _place_workers(workers) if workers > 1 else _place_on_few_cores(args, config)
-        environment = CPU_ENGINE_DEFAULTS | place
+        compiled = {} if args.enforce_eager else cpu.compile_cache()
+        environment = CPU_ENGINE_DEFAULTS | place | compiled
     return EnginePlan(AsyncEngineArgs.from_cli_args(args), environment)
 
 

@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 import torch
 
@@ -74,6 +75,24 @@ def has_bfloat16_units() -> bool:
     """Whether this CPU computes bfloat16 in hardware; without that it is slower than float32."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def compile_cache() -> dict[str, str]:
+    """Returns the variable that names the folder of torch.compile's cache, one folder for each kind of CPU.
+
+    torch finds a compiled graph again whatever the CPU's vector units are. Code that was generated for other units does
+    not compile, or computes garbage, where machines share a home directory or a volume. Empty if the folder cannot be
+    made: torch then uses one in the folder for temporary files.
+    """
+    units = sorted(name for name, found in torch.cpu.get_capabilities().items() if found is True)
+    kind = f"{torch.backends.cpu.get_cpu_capability().lower()}-{crc32(' '.join(units).encode()):08x}"
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(root, "llamagen", "compiled", kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder)}
 
 
 def missing_for_compilation() -> str | None:
