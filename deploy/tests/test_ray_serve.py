@@ -94,8 +94,9 @@ class Cluster:
         """Stops it as Ctrl-C does. Returns the processes that are left, after it ended them."""
         processes = psutil.Process(self._process.pid).children(recursive=True)
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(60)
-        _, alive = psutil.wait_procs(processes, 30)
+        self._process.wait(180)
+        _, alive = psutil.wait_procs(processes, 60)
+        alive = [process for process in alive if is_alive(process.pid)]
         for process in alive:
             process.kill()
         self._temporary.cleanup()
