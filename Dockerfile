@@ -55,8 +55,7 @@ RUN --mount=type=secret,id=pip_config,target=/etc/pip.conf \
     && mkdir -p /cache /models && chmod 0775 /cache
 COPY deploy/docker/entrypoint /usr/local/bin/llamagen-entrypoint
 # An arbitrary uid has no entry in /etc/passwd, hence HOME and USER.
-ENV HOME=/cache USER=llamagen XDG_CACHE_HOME=/cache TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
-    PYTHONDONTWRITEBYTECODE=1
+ENV HOME=/cache USER=llamagen XDG_CACHE_HOME=/cache PYTHONDONTWRITEBYTECODE=1
 VOLUME ["/cache", "/models"]
 WORKDIR /models
 USER 10001:0
@@ -85,8 +84,7 @@ COPY --from=package /package /opt/venv
 COPY deploy/docker/entrypoint /usr/local/bin/llamagen-entrypoint
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # An arbitrary uid has no entry in /etc/passwd, hence HOME and USER.
-ENV HOME=/cache USER=llamagen XDG_CACHE_HOME=/cache TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
-    PYTHONDONTWRITEBYTECODE=1
+ENV HOME=/cache USER=llamagen XDG_CACHE_HOME=/cache PYTHONDONTWRITEBYTECODE=1
 VOLUME ["/cache", "/models"]
 WORKDIR /models
 USER 10001:0
@@ -113,7 +111,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ openssl python3-dev \
     && rm -rf /var/cache/* /var/lib/apt/lists/* /var/log/*
 RUN mkdir /tmp/warm \
-    && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache TORCHINDUCTOR_CACHE_DIR=/opt/cache/inductor \
+    && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache \
         python3 -c "from llamagen_server import ImageEngine; ImageEngine().close()" \
     && chmod -R a+rX /opt/cache && rm -rf /tmp/warm
 USER 10001:0
@@ -123,7 +121,7 @@ USER 10001:0
 FROM cpu-base AS cpu
 USER 0
 RUN mkdir /tmp/warm \
-    && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache TORCHINDUCTOR_CACHE_DIR=/opt/cache/inductor \
+    && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache \
         python3 -c "from llamagen_server import ImageEngine; ImageEngine().close()" \
     && chmod -R a+rX /opt/cache && rm -rf /tmp/warm
 USER 10001:0
