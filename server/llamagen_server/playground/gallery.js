@@ -9,6 +9,12 @@ import { title } from "./recipe.js";
 
 /** The list of all images of a model, which the browser stores. */
 export class Gallery {
+  /**
+   * Resolves once all images that were added are in the database.
+   * @type {Promise<unknown>}
+   */
+  written = Promise.resolve();
+
   /** Newest first. @type {GalleryImage[]} */
   #images = [];
   #isRunning = false;
@@ -37,7 +43,7 @@ export class Gallery {
   add(image) {
     const id = Math.max(Date.now(), (this.newest?.id ?? 0) + 1);
     const stored = { ...image, id, model: this.#model.id };
-    history.add(stored);
+    this.written = history.add(stored);
     return this.#insert(stored);
   }
 

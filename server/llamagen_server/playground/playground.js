@@ -144,6 +144,7 @@ export class Playground {
       const add = (/** @type {Blob} */ blob, /** @type {number} */ seed) =>
         this.#gallery.add({ recipe: { ...recipe, seed }, blob, source });
       const seconds = await run.follow(events, add, (image) => this.#select(image));
+      await this.#gallery.written;
       const [first, ...others] = run.images;
       showStatus(`${others.length ? `${run.images.length} images` : "1 image"} in ${seconds.toFixed(1)} s.`);
       if (first && !others.length && run.isDisplayed) this.#show(first);
