@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name as canonical
 
 import llamagen_server
@@ -219,6 +220,15 @@ def test_pinned_versions_satisfy_the_project(root, project):
         wanted = Requirement(line)
         if wanted.name != "torch":  # installed before the lists, in its CPU build
             assert wanted.specifier.contains(pins[canonical(wanted.name)]), line
+
+
+def test_pinned_versions_install_on_the_python_of_debian_12(root):
+    """It is that of the container image, and older than the one that most tests run on."""
+    for line in requirement_lines(root, "cpu"):
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            needed = metadata.metadata(requirement.name).get("Requires-Python")
+            assert SpecifierSet(needed or "").contains("3.11.2"), f"{line} needs Python {needed}"
 
 
 @pytest.mark.parametrize(
