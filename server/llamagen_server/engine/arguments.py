@@ -35,7 +35,7 @@ class EnginePlan:
 
     arguments: AsyncEngineArgs
     environment: dict[str, str] = field(default_factory=dict)
-    """Variables for the engine's processes, in addition to `environment.ENGINE_DEFAULTS`."""
+    """Variables for the engine's processes, besides `environment.ENGINE_DEFAULTS`; none that the user has set."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,8 @@ def plan_engine(flags: argparse.Namespace, model_path: str, config: LlamaGenConf
         workers = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
         place = _place_workers(workers) if workers > 1 else _place_on_few_cores(args, config)
         compiled = {} if args.enforce_eager else cpu.compile_cache()
-        environment = CPU_ENGINE_DEFAULTS | place | compiled
+        ours = {name: value for name, value in (CPU_ENGINE_DEFAULTS | place).items() if name not in os.environ}
+        environment = ours | compiled
     return EnginePlan(AsyncEngineArgs.from_cli_args(args), environment)
 
 

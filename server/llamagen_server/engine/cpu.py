@@ -81,9 +81,14 @@ def compile_cache() -> dict[str, str]:
     """Returns the variable that names the folder of torch.compile's cache, one folder for each kind of CPU.
 
     torch finds a compiled graph again whatever the CPU's vector units are. Code that was generated for other units does
-    not compile, or computes garbage, where machines share a home directory or a volume. Empty if the folder cannot be
-    made: torch then uses one in the folder for temporary files.
+    not compile, or computes garbage, where machines share a home directory or a volume. Empty if the user has chosen a
+    folder, or ours cannot be made: torch then uses one in the folder for temporary files.
     """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    if os.environ.get(name, default_cache_dir()) != default_cache_dir():  # torch sets its default when it is imported
+        return {}
     units = sorted(name for name, found in torch.cpu.get_capabilities().items() if found is True)
     kind = f"{torch.backends.cpu.get_cpu_capability().lower()}-{crc32(' '.join(units).encode()):08x}"
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -92,7 +97,7 @@ def compile_cache() -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return {}
-    return {"TORCHINDUCTOR_CACHE_DIR": str(folder)}
+    return {name: str(folder)}
 
 
 def missing_for_compilation() -> str | None:

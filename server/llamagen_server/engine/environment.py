@@ -7,8 +7,8 @@ vLLM and its libraries read much of their configuration from the environment. On
   the calling process, which may be somebody else's trainer, gets its own back. `unchanged_environment` does the latter
   alone, for code that only imports vLLM: its imports change the environment too.
 
-The values below are defaults; an engine's plan adds its own (threads, process group). A variable that is already set is
-left alone. This module imports neither torch nor vLLM.
+The values below are defaults; an engine's plan adds its own (threads, process group). A variable that the user has set
+is left alone: the plan is made without it. This module imports neither torch nor vLLM.
 """
 
 from __future__ import annotations
@@ -69,15 +69,16 @@ def set_process_defaults() -> None:
 
 @contextmanager
 def engine_environment(more: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Gives engines that start inside it `ENGINE_DEFAULTS` and ``more``; restores the environment at the end.
+    """Gives engines that start inside it `ENGINE_DEFAULTS`, where unset, and ``more``; restores the environment after.
+
+    ``more`` counts even where a variable is set: libraries set some of them when they are imported.
 
     ``os.environ`` belongs to the whole process, so other threads see the change meanwhile. Engines that start at
     the same time wait for each other.
     """
-    ours = {**ENGINE_DEFAULTS, **(more or {})}
-    with unchanged_environment(ours):
-        for name, value in ours.items():
-            os.environ.setdefault(name, value)
+    more = more or {}
+    with unchanged_environment({*ENGINE_DEFAULTS, *more}):
+        os.environ.update({**ENGINE_DEFAULTS, **os.environ, **more})
         yield
 
 

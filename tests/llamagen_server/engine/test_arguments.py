@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from llamagen_server.engine import cpu
 from llamagen_server.engine.arguments import BINDING, default_flags, plan_engine
+from llamagen_server.engine.environment import engine_environment
 from vllm_llamagen import vllm_compat
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.vllm_compat import current_platform
@@ -21,7 +24,8 @@ def test_threads_and_blocks_of_the_engine_on_a_cpu(
     cores: int, dim: int, threads: str | None, monkeypatch: pytest.MonkeyPatch, class_model_dir: Path
 ) -> None:
     monkeypatch.setattr(cpu, "cores", lambda: cores)
-    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    for name in ("VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     config = LlamaGenConfig(
         architectures=["LlamaGenForCausalLM"], dim=dim, n_head=dim // 64, n_kv_head=dim // 64, ffn_hidden_dim=dim
     )
@@ -31,6 +35,24 @@ def test_threads_and_blocks_of_the_engine_on_a_cpu(
     assert plan.arguments.block_size == 32
     larger = plan_engine(default_flags(block_size=128), str(class_model_dir), config)
     assert larger.arguments.block_size == 128
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="a plan for a GPU has no variables")
+def test_a_variable_of_the_user_counts_and_one_of_a_library_does_not(
+    monkeypatch: pytest.MonkeyPatch, class_model_dir: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # as torch does
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    monkeypatch.setattr(cpu, "missing_for_compilation", lambda: None)
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    plan = plan_engine(default_flags(), str(class_model_dir), config)
+    with engine_environment(plan.environment):
+        assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path / "llamagen" / "compiled"))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == default_cache_dir()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    assert "TORCHINDUCTOR_CACHE_DIR" not in plan_engine(default_flags(), str(class_model_dir), config).environment
 
 
 def test_planning_changes_no_argument(class_model_dir: Path) -> None:
