@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import asyncio, subprocess, sys, time
+import asyncio, signal, subprocess, sys, time
 from llamagen_server.cli import loading, main
 from llamagen_server.engine import arguments
 
@@ -34,6 +34,7 @@ def load(*_, **__):
         except KeyboardInterrupt:  # lost, as inside vLLM's start
             pass
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
 step, *command = sys.argv[1:]
 loading.load_pipeline, arguments.default_flags = load, lambda **_: None
 main.main(command)
