@@ -71,10 +71,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make: Callable[[int], Trainer
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [vq_trainer, ar_trainer])
-def test_loss_falls(make: Callable[[int], Trainer]) -> None:
-    trainer = make(60)
-    losses = [trainer.step()["loss"] for _ in range(60)]
+@pytest.mark.parametrize(("make", "steps"), [(vq_trainer, 20), (ar_trainer, 60)])
+def test_loss_falls(make: Callable[[int], Trainer], steps: int) -> None:
+    trainer = make(steps)
+    losses = [trainer.step()["loss"] for _ in range(steps)]
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
 
 
