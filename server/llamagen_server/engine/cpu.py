@@ -86,8 +86,8 @@ def compile_cache() -> dict[str, str]:
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    if os.environ.get(name, default_cache_dir()) != default_cache_dir():  # torch sets its default when it is imported
+    variable = "TORCHINDUCTOR_CACHE_DIR"
+    if os.environ.get(variable) not in (None, default_cache_dir()):  # torch sets its default when it is imported
         return {}
     units = sorted(name for name, found in torch.cpu.get_capabilities().items() if found is True)
     kind = f"{torch.backends.cpu.get_cpu_capability().lower()}-{crc32(' '.join(units).encode()):08x}"
@@ -97,7 +97,7 @@ def compile_cache() -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return {}
-    return {name: str(folder)}
+    return {variable: str(folder)}
 
 
 def missing_for_compilation() -> str | None:

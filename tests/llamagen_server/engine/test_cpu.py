@@ -42,6 +42,7 @@ def test_compilation_needs_openssl(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_other_vector_units_have_a_compile_cache_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     here = cpu.compile_cache()
     assert Path(here["TORCHINDUCTOR_CACHE_DIR"]).parent == tmp_path / "llamagen" / "compiled"
