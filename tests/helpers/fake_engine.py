@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
-from llamagen_server.core.errors import EngineError
+from llamagen_server.core.errors import EngineStoppedError
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
 
 
@@ -36,7 +36,7 @@ class FakeEngine:
         async with self._arrival:
             await self._arrival.wait_for(lambda: len(self.requests) >= count)
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         self.requests.append(request)
         async with self._arrival:
             self._arrival.notify_all()
@@ -47,7 +47,7 @@ class FakeEngine:
             self.aborted.append(request.request_id)
             raise
 
-    async def _sample(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    async def _sample(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         seed = request.sampling.seed
         fails = self.error is not None and (self.error_seeds is None or seed in self.error_seeds)
         if not fails:
@@ -72,9 +72,13 @@ class FakeEngine:
                 yield image
         yield image
 
+    @property
+    def is_running(self) -> bool:
+        return not self.dead
+
     async def check_health(self) -> None:
         if self.dead:
-            raise EngineError("the engine stopped; see the server's log")
+            raise EngineStoppedError("the engine stopped; see the server's log")
 
     def shutdown(self) -> None:
         self.dead = True

@@ -43,6 +43,12 @@ class Server:
             if ready := re.search(r"is ready after \d+ s: (http://\S+)", self.log.read_text()):
                 self.url = ready[1]
 
+    def engine(self) -> psutil.Process:
+        """Returns the process of vLLM's core."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        [engine] = [child for child in children if "EngineCore" in " ".join(child.cmdline())]
+        return engine
+
     def kill(self) -> None:
         """Kills the server outright. Its engine must not outlive it."""
         engine = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llamagen_server.api.disconnect import ClientDisconnectedError
-from llamagen_server.core.errors import EngineError, InvalidRequestError, OverloadedError, describe
+from llamagen_server.core.errors import EngineError, EngineStoppedError, InvalidRequestError, OverloadedError, describe
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,10 @@ def error_reply(error: Exception) -> JSONResponse:
             return _reply(error.status_code, str(error.detail), headers=dict(error.headers or {}))
         case OverloadedError():
             return _reply(429, str(error), code="overloaded", headers={"retry-after": "1"})
-        case EngineError():
+        case EngineStoppedError():
             return _reply(503, str(error))
+        case EngineError():
+            return _reply(500, str(error))
     logger.error("request failed", exc_info=error)
     return _reply(500, "internal error; see the server's log")
 

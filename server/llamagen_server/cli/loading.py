@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 
 import psutil
 
-from llamagen_server.core.options import MAX_IN_FLIGHT
+from llamagen_server.core.options import MAX_IN_FLIGHT, RestartPolicy
 from llamagen_server.engine import cpu
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline import build
@@ -29,6 +29,7 @@ def load_pipeline(
     max_in_flight: int = MAX_IN_FLIGHT,
     vq_dtype: str = "auto",
     own_process_group: bool = False,
+    restarts: RestartPolicy | None = None,
 ) -> Pipeline:
     """Tunes this process and builds the pipeline; the arguments are those of `build.build_pipeline`."""
     logger.info("loading %s", model.path)
@@ -40,6 +41,7 @@ def load_pipeline(
         vq_dtype=vq_dtype,
         decode_workers=workers,
         own_process_group=own_process_group,
+        restarts=restarts,
     )
 
 

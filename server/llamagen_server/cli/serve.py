@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
-from llamagen_server.core.options import MAX_IN_FLIGHT
+from llamagen_server.core.options import MAX_IN_FLIGHT, RestartPolicy
 
 EXAMPLE = """example:
   llamagen serve models/t2i-xl --port 8080 --max-num-seqs 64"""
@@ -51,6 +51,28 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="limit of unfinished images; requests beyond it get status 429 (default: %(default)s)",
     )
+    add(
+        "--max-restarts",
+        type=int,
+        default=RestartPolicy.max_restarts,
+        metavar="N",
+        help="restarts of the engine within --restart-window, at most; beyond them the server ends; 0: never restart "
+        "(default: %(default)s)",
+    )
+    add(
+        "--restart-window",
+        type=float,
+        default=RestartPolicy.window,
+        metavar="SECONDS",
+        help="time in which --max-restarts counts (default: %(default)g)",
+    )
+    add(
+        "--hang-timeout",
+        type=float,
+        default=RestartPolicy.hang_timeout,
+        metavar="SECONDS",
+        help="time without an answer after which the engine is replaced; longer for slow models (default: %(default)g)",
+    )
     add_model_flags(parser, group)
 
 
@@ -59,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: the model, a flag or the address is wrong.
-        EngineError: the engine did not start, or ended while serving.
+        EngineStoppedError: the engine did not start, or ended for good.
     """
     from llamagen_server.api.middleware.api_key import collect_keys
     from llamagen_server.cli.loading import load_pipeline
@@ -70,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
     if args.max_in_flight < 1:
         raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
+    restarts = RestartPolicy(args.max_restarts, args.restart_window, args.hang_timeout)
     model = open_model(args.model_dir or args.model, args.cfg_branches)
     keys = collect_keys(args.api_key, args.api_key_file)
     with listen(args.host, args.port) as listener:
@@ -80,5 +103,6 @@ def run(args: argparse.Namespace) -> None:
             max_in_flight=args.max_in_flight,
             vq_dtype=args.vq_dtype,
             own_process_group=True,
+            restarts=restarts,
         )
         serve_http(served_name(args, model), listener, load, keys, args.shutdown_timeout)

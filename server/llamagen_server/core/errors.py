@@ -18,7 +18,11 @@ class OverloadedError(Exception):
 
 
 class EngineError(Exception):
-    """The engine did not start, failed on a request, or is not running."""
+    """The engine failed on a request."""
+
+
+class EngineStoppedError(EngineError):
+    """The engine did not start, or is not running."""
 
 
 def describe(error: Any) -> tuple[str, str | None]:

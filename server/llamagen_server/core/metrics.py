@@ -39,6 +39,11 @@ REQUEST = Histogram(
     "llamagen_request_seconds", "Seconds from a request for images to its end, whatever its outcome.", buckets=SECONDS
 )
 
+ENGINE_RESTARTS = Counter(
+    "llamagen_engine_restarts", "Engines that were replaced, by the way the last one failed.", ["how"]
+)
+IMAGES_RESUMED = Counter("llamagen_images_resumed", "Images that went on in a new engine.")
+
 OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
 STAGES = ("text", "engine", "decode", "encode", "file")
 """Timed steps of a request. Text, decode (codes to pixels) and encode (pixels to codes) have a queue of ours,
@@ -48,6 +53,8 @@ LAG_INTERVAL = 0.02
 
 for _outcome in OUTCOMES:
     REQUESTS.labels(_outcome)  # a series that does not exist yet looks like a misspelt one
+for _how in ("ended", "hung"):
+    ENGINE_RESTARTS.labels(_how)
 for _stage in STAGES:
     STAGE.labels(_stage)
 for _stage in ("text", "decode", "encode"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,21 +42,27 @@ class Engine(Protocol):
     max_num_seqs: int
     """Images that the engine computes at a time."""
 
-    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    @property
+    def is_running(self) -> bool:
+        """False while the engine restarts, and after its end."""
+        ...
+
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         """Yields the codes sampled so far, and finally the complete image.
 
         Closing the iterator or cancelling the task that reads it stops the engine's work on the request.
 
         Raises:
             InvalidRequestError: the engine refuses the request.
-            EngineError: the engine failed.
+            EngineError: the engine failed on the request.
+            EngineStoppedError: the engine ended.
         """
         ...
 
     async def check_health(self) -> None:
-        """Raises `EngineError` if the engine is not running."""
+        """Raises `EngineStoppedError` if the engine ended for good."""
         ...
 
     def shutdown(self) -> None:
-        """Stops the engine. May be called again; requests then fail with `EngineError`."""
+        """Stops the engine. May be called again; requests then fail with `EngineStoppedError`."""
         ...

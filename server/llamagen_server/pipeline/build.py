@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from llamagen_server.core.options import MAX_IN_FLIGHT
+from llamagen_server.core.options import MAX_IN_FLIGHT, RestartPolicy
 from llamagen_server.engine import cpu
 from llamagen_server.engine.arguments import default_flags, free_gpu_share, plan_engine
 from llamagen_server.engine.environment import unchanged_environment
-from llamagen_server.engine.vllm_engine import start_engine
+from llamagen_server.engine.supervisor import SupervisedEngine
+from llamagen_server.engine.vllm_engine import VLLMStarter
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline.pipeline import Pipeline
 from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
@@ -64,6 +65,7 @@ def build_pipeline(
     vq_dtype: str = "auto",
     decode_workers: int = 1,
     own_process_group: bool = False,
+    restarts: RestartPolicy | None = None,
 ) -> Pipeline:
     """Starts the engine and loads the stages around it. Blocks until all are ready.
 
@@ -72,10 +74,11 @@ def build_pipeline(
         vq_dtype: dtype of decoding, one of `core.options.VQ_DTYPES`.
         decode_workers: images that are decoded at a time on a CPU; what `tune_process` returns.
         own_process_group: keeps a terminal's Ctrl-C from the engine, which then ends with this process.
+        restarts: when a new engine replaces one that ended or hangs.
 
     Raises:
         ValueError: a flag or the model is wrong.
-        EngineError: the engine did not start.
+        EngineStoppedError: the engine did not start.
     """
     flags = flags or default_flags()
     plan = plan_engine(flags, str(model.path), model.config)
@@ -84,7 +87,8 @@ def build_pipeline(
     image_tokenizer, text = load_stages(model, vq_dtype, decode_workers)
     if stage_device().type == "cuda" and flags.gpu_memory_utilization is None:
         plan.arguments.gpu_memory_utilization = free_gpu_share()
-    return Pipeline(model, start_engine(plan), image_tokenizer, text, max_in_flight)
+    engine = SupervisedEngine(VLLMStarter(plan), model.config.num_image_tokens, restarts)
+    return Pipeline(model, engine, image_tokenizer, text, max_in_flight)
 
 
 def load_stages(

@@ -58,7 +58,7 @@ def serve_http(
 
     Raises:
         ValueError: ``load`` refuses the model or a flag.
-        EngineError: the engine did not start, or ended while serving.
+        EngineStoppedError: the engine did not start, or ended for good.
     """
     asyncio.run(_Service(name, listener, load, create_app(name, api_keys=api_keys), drain_seconds).run())
 
@@ -103,7 +103,6 @@ class _Service:
 
     def _stop(self, number: int) -> None:
         self.app.state.draining = True
-        metrics.READY.set(0)
         self.server.handle_exit(number, None)
 
     async def _load(self, serving: asyncio.Task[None]) -> Pipeline:
@@ -114,10 +113,14 @@ class _Service:
         if serving.done():
             self._abandon_loading()
         pipeline = self.app.state.pipeline = load.result()
-        metrics.READY.set(1)
+        metrics.READY.set_function(self._is_ready)
         host, port = self.listener.getsockname()[:2]
         logger.info("%s is ready after %.0f s: http://%s:%d", self.name, time.perf_counter() - start, host, port)
         return pipeline
+
+    def _is_ready(self) -> bool:
+        pipeline: Pipeline = self.app.state.pipeline
+        return pipeline.engine.is_running and not self.app.state.draining
 
     def _abandon_loading(self) -> None:
         """Ends the process while it loads: a thread cannot be stopped, and there is nothing to finish.
@@ -135,8 +138,8 @@ class _Service:
         os._exit(0)
 
     async def _watch(self, pipeline: Pipeline, serving: asyncio.Task[None]) -> None:
-        """Serves until stopped; ends with an error when the engine does, so that a supervisor restarts the server."""
+        """Serves until stopped. An engine that has ended for good ends the server with an error."""
         while not serving.done():
-            await asyncio.wait({serving}, timeout=1)
             if not self.server.should_exit:
                 await pipeline.engine.check_health()
+            await asyncio.wait({serving}, timeout=1)

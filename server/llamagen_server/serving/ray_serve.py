@@ -83,7 +83,7 @@ class ImageServer:
         keys = collect_keys(files=args.api_key_files)
         self._pipeline, name = _load(args)
         self._app = _create_app(name, self._pipeline, keys)
-        metrics.READY.set(1)
+        metrics.READY.set_function(lambda: self._pipeline.engine.is_running)
         logger.info("%s is ready", name)
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
@@ -101,9 +101,9 @@ class ImageServer:
 
 
 class EndWithEngine:
-    """Middleware that ends the process instead of a reply that the engine is gone.
+    """Middleware that ends the process instead of a reply that the engine has ended for good.
 
-    Ray replaces the replica at once, and a proxy in front sends the request again. A replica that goes on without its
+    Ray replaces the replica at once, and a proxy in front sends the request again. A replica that goes on without an
     engine would answer faster than any other, and get most requests until Ray's health checks have failed.
     """
 

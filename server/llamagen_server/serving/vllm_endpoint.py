@@ -57,7 +57,7 @@ class ImageEndpoints:
             ) from None
         except ValueError as error:
             raise SystemExit(f"llamagen: {error}") from None
-        metrics.READY.set(1)
+        metrics.READY.set_function(lambda: self.images.state.pipeline.engine.is_running)
 
 
 class _ImageRoutes(Mount):

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from openai import AsyncOpenAI
 from tests.helpers.hang_up import hang_up
 
-from llamagen_server.core.errors import EngineError
+from llamagen_server.core.errors import EngineStoppedError
 from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.results import Preview
 from llamagen_server.pipeline.inpaint import Inpainting, TokenMask
@@ -144,7 +144,7 @@ async def test_the_stock_client_raises_an_error_in_the_stream(class_openai: Asyn
         await class_openai.images.generate(prompt="", n=2, stream=True, extra_body={"class_id": 3})
     engine = class_app.state.pipeline.engine
     engine.error_at = 40
-    engine.error = EngineError("the engine stopped; see the server's log")
+    engine.error = EngineStoppedError("the engine stopped; see the server's log")
     stream = await class_openai.images.generate(prompt="", stream=True, partial_images=3, extra_body={"class_id": 3})
     with pytest.raises(openai.APIError, match="the engine stopped"):
         [event async for event in stream]

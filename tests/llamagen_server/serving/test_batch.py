@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from tests.helpers.app import client_of, make_app
 
-from llamagen_server.core.errors import EngineError
+from llamagen_server.core.errors import EngineError, EngineStoppedError
 from llamagen_server.serving.batch import Batch
 from llamagen_server.serving.batch_files import (
     BatchReply,
@@ -272,7 +272,7 @@ async def test_a_dead_engine_ends_the_run(app: FastAPI, source: Path, out: Path)
     engine = app.state.pipeline.engine
     engine.max_num_seqs = 1
     write(source, (line(f"{i}") for i in range(50)))
-    engine.error, engine.dead = EngineError("the engine stopped"), True
+    engine.error, engine.dead = EngineStoppedError("the engine stopped"), True
     with pytest.raises(EngineError, match="the engine stopped"):
         await run(app, source, out)
     assert len(engine.requests) < 5

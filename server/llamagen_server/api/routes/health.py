@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from llamagen_server import __version__
 from llamagen_server.api.dependencies import LoadedPipeline
+from llamagen_server.api.errors import unavailable
 from llamagen_server.api.openapi import errors
 from llamagen_server.pipeline.pipeline import Pipeline
 
@@ -24,7 +25,8 @@ class Version(BaseModel):
 
 @router.get("/health", response_class=Response, responses=errors(503))
 async def liveness(request: Request) -> Response:
-    """200 while the process works, also while it loads the model or drains; 503 if its engine stopped."""
+    """200 while the process works, also while it loads the model, replaces the engine or drains; 503 if the engine has
+    ended for good."""
     pipeline: Pipeline | None = request.app.state.pipeline
     if pipeline is not None:
         await pipeline.engine.check_health()
@@ -35,8 +37,10 @@ async def liveness(request: Request) -> Response:
 @router.get("/ping", response_class=Response, responses=errors(503))
 @router.post("/ping", include_in_schema=False)
 async def readiness(pipeline: LoadedPipeline) -> Response:
-    """200 if images can be generated now; 503 while the model loads, the server drains, or the engine does not run."""
+    """200 if images can be generated now; 503 while the model loads, the engine restarts, or the server drains."""
     await pipeline.engine.check_health()
+    if not pipeline.engine.is_running:
+        raise unavailable("the engine restarts")
     return Response()
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.helpers.hang_up import hang_up
 from tests.helpers.image_files import read_b64
 
-from llamagen_server.core.errors import EngineError
+from llamagen_server.core.errors import EngineError, EngineStoppedError
 from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.sampling import Sampling
 
@@ -184,7 +184,7 @@ async def test_unknown_routes_and_methods(text_client: httpx.AsyncClient) -> Non
 
 async def test_engine_failures(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
     engine = class_app.state.pipeline.engine
-    engine.error = EngineError("the engine stopped; see the server's log")
+    engine.error = EngineStoppedError("the engine stopped; see the server's log")
     reply = await class_client.post("/generate", json={"class_id": 0, "n": 2})
     assert (reply.status_code, reply.json()["error"]["type"]) == (503, "service_unavailable_error")
     engine.error = ZeroDivisionError("secret detail")
@@ -201,7 +201,7 @@ async def test_one_failed_image_cancels_the_others(class_client: httpx.AsyncClie
     engine.error, engine.error_seeds = EngineError("the engine failed on this request"), frozenset({11})
     body = {"class_id": 1, "n": 3, "seed": 10}
     reply = await class_client.post("/generate", json=body, headers={"x-request-id": "r"})
-    assert (reply.status_code, reply.json()["error"]["message"]) == (503, "the engine failed on this request")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (500, "the engine failed on this request")
     assert sorted(engine.aborted) == ["r-0", "r-2"]
     assert class_app.state.pipeline.admission.in_flight == 0
 
