@@ -24,6 +24,8 @@ class FakeEngine:
         self.go_on.set()
         self.step = 0.0
         """Seconds before each output."""
+        self.delay = 0.0
+        """Seconds before each request."""
         self.error: Exception | None = None
         self.error_at = 0
         self.error_seeds: frozenset[int] | None = None
@@ -49,6 +51,7 @@ class FakeEngine:
 
     async def _sample(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         seed = request.sampling.seed
+        await asyncio.sleep(self.delay)
         fails = self.error is not None and (self.error_seeds is None or seed in self.error_seeds)
         if not fails:
             await self.go_on.wait()

@@ -22,6 +22,7 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
         ClientDisconnectedError: the client disconnected first.
     """
     task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to ask for it
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from openai import AsyncOpenAI
 from tests.helpers.hang_up import hang_up
 
+from llamagen_server.api import sse
 from llamagen_server.core.errors import EngineStoppedError
 from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.results import Preview
@@ -156,3 +157,29 @@ async def test_a_client_that_disconnects_from_a_stream_stops_the_engine(class_ap
     body = {"class_id": 1, "stream": True, "partial_images": 16}
     await hang_up(class_app, "/generate", body, after=b"partial_image")
     assert engine.aborted == ["r-0"]
+
+
+@pytest.mark.parametrize("failure", [None, EngineStoppedError("the engine stopped")])
+async def test_a_silent_stream_is_kept_alive(
+    class_client: httpx.AsyncClient, class_app: FastAPI, monkeypatch: pytest.MonkeyPatch, failure: Exception | None
+) -> None:
+    """As while a new engine starts. Once a comment is sent, an error can only be an event."""
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.05)
+    engine = class_app.state.pipeline.engine
+    engine.error = failure
+    engine.delay = 0.3
+    reply = await class_client.post("/generate", json={"class_id": 3, "stream": True})
+    blocks = reply.text.strip().split("\n\n")
+    assert reply.status_code == 200
+    assert blocks[:2] == [": keep-alive"] * 2
+    assert blocks[-1].startswith("event: error" if failure else "event: done")
+
+
+async def test_the_stock_client_skips_comments(
+    class_openai: AsyncOpenAI, class_app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.02)
+    class_app.state.pipeline.engine.step = 0.1
+    stream = await class_openai.images.generate(prompt="", stream=True, partial_images=1, extra_body={"class_id": 3})
+    seen = [event.type async for event in stream]
+    assert seen == ["image_generation.partial_image", "image_generation.completed"]
