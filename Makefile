@@ -2,9 +2,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 CONTAINER := docker
+FAULTS := $(addprefix tests/faults/,engine_ends.py poisoned_request.py vanishing_clients.py overload.py soak.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve image test deploy-test lint types bench clean runtime dev node
+.PHONY: help serve image test deploy-test fault-test lint types bench clean runtime dev node
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +22,9 @@ test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start v
 
 deploy-test: dev ## run the tests of deploy/: chart, alerts, proxy, Ray Serve (needs prometheus and haproxy)
 	$(BIN)/python -m pytest deploy/tests $(ARGS)
+
+fault-test: dev ## kill, stop and overload a server for an hour and a half (ARGS=tests/faults/engine_ends.py for a part)
+	$(BIN)/python -m pytest -o log_cli=true --log-cli-level=INFO $(or $(ARGS),$(FAULTS))
 
 lint: dev node ## check style and formatting
 	$(BIN)/ruff check .
