@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,8 @@ class EngineRequest:
     update_every: int | None = None
     """Codes between two outputs; None: only the finished image."""
     logprobs: bool = False
+    priority: int = 0
+    """Waiting images with a lower value start first; among equals the order is that of arrival."""
 
 
 @dataclass
@@ -42,10 +44,10 @@ class Engine(Protocol):
     max_num_seqs: int
     """Images that the engine computes at a time."""
 
-    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         """Yields the codes sampled so far, and finally the complete image.
 
-        Closing the iterator or cancelling the task that reads it stops the engine's work on the request.
+        Closing the generator or cancelling the task that reads it stops the engine's work on the request.
 
         Raises:
             InvalidRequestError: the engine refuses the request.
