@@ -15,6 +15,7 @@ from tests.helpers.app_on_a_port import serve
 
 from llamagen_server.bench.scenario import read_scenario
 from llamagen_server.cli import main as cli
+from llamagen_server.core.options import Limits
 
 FILES = sorted((Path(__file__).parents[1] / "loadtest").glob("*.yaml"))
 SECONDS = 3.0
@@ -71,7 +72,7 @@ def test_every_scenario_has_a_report(file: Path, url: str, tmp_path: Path) -> No
 def test_requests_above_the_servers_limit_are_counted_as_429(
     app: FastAPI, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.state.pipeline.admission, "max_in_flight", 2)
+    monkeypatch.setattr(app.state.pipeline.admission, "limits", Limits(max_in_flight=2))
     before = [count("llamagen_requests_total", outcome=outcome) for outcome in ("overloaded", "failed")]
     report = run(FILES[0].with_name("burst.yaml"), url, tmp_path, "--capacity", "40")
     refused, failed = (sum(int(row[name]) for row in table(report)) for name in ("429", "failed"))

@@ -144,6 +144,13 @@ def test_a_wrong_argument_is_named() -> None:
         Arguments.model_validate({"max_in_fligth": 3})
 
 
+def test_a_wrong_limit_is_refused_before_a_replica_starts() -> None:
+    from llamagen_server.serving.ray_serve import Arguments, build_app
+
+    with pytest.raises(ValueError, match="--default-timeout is 600, must be more than 0 and at most 60 seconds"):
+        build_app(Arguments(max_timeout=60))
+
+
 def test_ray_lets_through_what_the_app_refuses() -> None:
     """Ray queues requests above its own limit without a bound; the app answers them with 429."""
     from llamagen_server.serving.ray_serve import Arguments, build_app

@@ -6,7 +6,7 @@ The names in ``__all__`` are the public Python API, imported when they are first
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llamagen_server.core.errors import EngineError, InvalidRequestError
+    from llamagen_server.core.errors import DeadlineError, EngineError, InvalidRequestError
     from llamagen_server.core.request import ImageRequest
     from llamagen_server.core.results import GeneratedImage, GenerationResult, Timings
     from llamagen_server.pipeline.image_engine import ImageEngine
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DeadlineError",
     "EngineError",
     "GeneratedImage",
     "GenerationResult",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DeadlineError": "core.errors",
     "EngineError": "core.errors",
     "GeneratedImage": "core.results",
     "GenerationResult": "core.results",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from llamagen_server.core.errors import EngineStoppedError
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
@@ -38,18 +39,19 @@ class FakeEngine:
         async with self._arrival:
             await self._arrival.wait_for(lambda: len(self.requests) >= count)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         self.requests.append(request)
         async with self._arrival:
             self._arrival.notify_all()
         try:
-            async for image in self._sample(request):
-                yield image
-        except asyncio.CancelledError:
+            async with aclosing(self._sample(request)) as images:
+                async for image in images:
+                    yield image
+        except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request.request_id)
             raise
 
-    async def _sample(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def _sample(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         seed = request.sampling.seed
         await asyncio.sleep(self.delay)
         fails = self.error is not None and (self.error_seeds is None or seed in self.error_seeds)

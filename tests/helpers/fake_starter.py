@@ -24,7 +24,7 @@ class MortalEngine(FakeEngine):
         """False: its requests wait forever after its end."""
         self.killed = False
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         if request.sampling.seed in self.starter.poison:
             self.dead = True
         async for output in super().generate(request):

@@ -1,4 +1,4 @@
-"""FastAPI dependencies of the routes: the loaded pipeline, the model's public name, the request's id."""
+"""FastAPI dependencies of the routes: the loaded pipeline, the model's public name, the request's id, the client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ def _request_id(request: Request) -> str:
     return request_id
 
 
+def _client(request: Request) -> str:
+    client: str = getattr(request.state, "client", "")
+    return client
+
+
 LoadedPipeline = Annotated[Pipeline, Depends(_pipeline)]
 """Raises 503 while the model loads and while the server stops."""
 ModelName = Annotated[str, Depends(_model_name)]
 RequestId = Annotated[str, Depends(_request_id)]
+Client = Annotated[str, Depends(_client)]
+"""Name of the client, by which the server shares its work; empty without keys."""

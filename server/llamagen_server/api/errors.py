@@ -14,7 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llamagen_server.api.disconnect import ClientDisconnectedError
-from llamagen_server.core.errors import EngineError, EngineStoppedError, InvalidRequestError, OverloadedError, describe
+from llamagen_server.core.errors import (
+    DeadlineError,
+    EngineError,
+    EngineStoppedError,
+    InvalidRequestError,
+    OverloadedError,
+    describe,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +33,7 @@ TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
+    504: "timeout_error",
 }
 
 
@@ -60,7 +68,9 @@ def error_reply(error: Exception) -> JSONResponse:
         case HTTPException():
             return _reply(error.status_code, str(error.detail), headers=dict(error.headers or {}))
         case OverloadedError():
-            return _reply(429, str(error), code="overloaded", headers={"retry-after": "1"})
+            return _reply(429, str(error), code="overloaded", headers={"retry-after": str(error.retry_after)})
+        case DeadlineError():
+            return _reply(504, str(error), code="timeout")
         case EngineStoppedError():
             return _reply(503, str(error))
         case EngineError():
@@ -98,6 +108,7 @@ def install(app: FastAPI) -> None:
         RequestValidationError,
         HTTPException,
         OverloadedError,
+        DeadlineError,
         EngineError,
     )
     for kind in expected:

@@ -15,9 +15,10 @@ DESCRIPTIONS = {
     401: "The server requires a key: Authorization: Bearer KEY.",
     404: "The route, model or image does not exist.",
     413: "The body is too large.",
-    429: "Too many images are in flight; try again after Retry-After seconds.",
+    429: "The server has too much work, or too much of this key; try again after Retry-After seconds.",
     500: "The server failed; its log has the details.",
     503: "The model is loading, the server is stopping, or the engine is gone.",
+    504: "The request was not finished within its timeout.",
 }
 ALWAYS = (401, 500)
 """Statuses of every route; `install` removes 401 from those that need no key."""
@@ -41,7 +42,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-IMAGE_ERRORS = errors(400, 404, 413, 429, 503)
+IMAGE_ERRORS = errors(400, 404, 413, 429, 503, 504)
 """Errors of a route that generates images."""
 
 

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import math
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from llamagen_server.core.errors import describe
+from llamagen_server.core.options import NO_LIMITS
 from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.results import GeneratedImage, Pixels
 from llamagen_server.image_files.files import OutputFormat, make_image_file
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     for request in requests:
         resolve_condition(request, model)
     flags = default_flags(enforce_eager=True, max_num_seqs=min(32, sum(request.n for request in requests)))
-    pipeline = interruptible(partial(load_pipeline, model, flags, max_in_flight=sys.maxsize))
+    pipeline = interruptible(partial(load_pipeline, model, flags, limits=NO_LIMITS))
     images = asyncio.run(_generate(pipeline, requests))
     _write_images(images, args.out, columns=args.n)
 

@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 
 import psutil
 
-from llamagen_server.core.options import MAX_IN_FLIGHT, RestartPolicy
+from llamagen_server.core.options import Limits, RestartPolicy
 from llamagen_server.engine import cpu
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline import build
@@ -26,7 +26,7 @@ def load_pipeline(
     model: ModelDir,
     flags: argparse.Namespace,
     *,
-    max_in_flight: int = MAX_IN_FLIGHT,
+    limits: Limits = Limits(),
     vq_dtype: str = "auto",
     own_process_group: bool = False,
     restarts: RestartPolicy | None = None,
@@ -37,7 +37,7 @@ def load_pipeline(
     return build.build_pipeline(
         model,
         flags,
-        max_in_flight=max_in_flight,
+        limits=limits,
         vq_dtype=vq_dtype,
         decode_workers=workers,
         own_process_group=own_process_group,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
+from llamagen_server.core.options import NO_LIMITS
 
 if TYPE_CHECKING:
     from llamagen_server.pipeline.pipeline import Pipeline
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         if finished == len(custom_ids):
             return
         logging.getLogger("llamagen_server.api.middleware.access_log").setLevel(logging.WARNING)
-        load = partial(load_pipeline, model, args, max_in_flight=sys.maxsize, vq_dtype=args.vq_dtype)
+        load = partial(load_pipeline, model, args, limits=NO_LIMITS, vq_dtype=args.vq_dtype)
         pipeline = interruptible(partial(load, own_process_group=True))
         asyncio.run(_run(served_name(args, model), pipeline, args.input_file, replies, len(custom_ids)))
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
-from llamagen_server.core.options import MAX_IN_FLIGHT, RestartPolicy
+from llamagen_server.core.options import Limits, RestartPolicy
 
 EXAMPLE = """example:
   llamagen serve models/t2i-xl --port 8080 --max-num-seqs 64"""
@@ -47,9 +47,23 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-in-flight",
         type=int,
-        default=MAX_IN_FLIGHT,
+        default=Limits.max_in_flight,
         metavar="N",
         help="limit of unfinished images; requests beyond it get status 429 (default: %(default)s)",
+    )
+    add(
+        "--default-timeout",
+        type=float,
+        default=Limits.default_timeout,
+        metavar="SECONDS",
+        help="time for a request that names no timeout; status 504 after it (default: %(default)g)",
+    )
+    add(
+        "--max-timeout",
+        type=float,
+        default=Limits.max_timeout,
+        metavar="SECONDS",
+        help="largest timeout that a request may name (default: %(default)g)",
     )
     add(
         "--max-restarts",
@@ -90,8 +104,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.shutdown_timeout < 0:
         raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
-    if args.max_in_flight < 1:
-        raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
+    limits = Limits(args.max_in_flight, args.default_timeout, args.max_timeout)
     restarts = RestartPolicy(args.max_restarts, args.restart_window, args.hang_timeout)
     model = open_model(args.model_dir or args.model, args.cfg_branches)
     keys = collect_keys(args.api_key, args.api_key_file)
@@ -100,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             load_pipeline,
             model,
             args,
-            max_in_flight=args.max_in_flight,
+            limits=limits,
             vq_dtype=args.vq_dtype,
             own_process_group=True,
             restarts=restarts,

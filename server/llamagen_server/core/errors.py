@@ -14,7 +14,16 @@ class InvalidRequestError(ValueError):
 
 
 class OverloadedError(Exception):
-    """More images are in flight than the server accepts."""
+    """The server has too much work to accept the request now."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds after which the request is worth another try."""
+
+
+class DeadlineError(Exception):
+    """The request was not finished within its timeout; its work was cancelled."""
 
 
 class EngineError(Exception):

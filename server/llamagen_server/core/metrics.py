@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from llamagen_server.core.errors import InvalidRequestError, OverloadedError
+from llamagen_server.core.errors import DeadlineError, InvalidRequestError, OverloadedError
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 
@@ -19,6 +19,12 @@ REPLIES = Counter(
     ["status"],
 )
 REQUESTS = Counter("llamagen_requests", "Requests for images, by outcome.", ["outcome"])
+REJECTED = Counter(
+    "llamagen_rejected",
+    "Requests refused with status 429. full: no place is free; share: the client holds its share of the places; "
+    "deadline: the queue is longer than the request's timeout.",
+    ["reason"],
+)
 IMAGES = Counter("llamagen_images", "Finished images.")
 IN_FLIGHT = Gauge("llamagen_images_in_flight", "Images that are accepted and not finished.")
 IN_FLIGHT_LIMIT = Gauge(
@@ -44,7 +50,9 @@ ENGINE_RESTARTS = Counter(
 )
 IMAGES_RESUMED = Counter("llamagen_images_resumed", "Images that went on in a new engine.")
 
-OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
+OUTCOMES = ("ok", "refused", "overloaded", "late", "abandoned", "failed")
+REASONS = ("full", "share", "deadline")
+"""Reasons of a refusal, see `pipeline.admission.Admission`."""
 STAGES = ("text", "engine", "decode", "encode", "file")
 """Timed steps of a request. Text, decode (codes to pixels) and encode (pixels to codes) have a queue of ours,
 the engine has vLLM's; file makes the image file."""
@@ -55,6 +63,8 @@ for _outcome in OUTCOMES:
     REQUESTS.labels(_outcome)  # a series that does not exist yet looks like a misspelt one
 for _how in ("ended", "hung"):
     ENGINE_RESTARTS.labels(_how)
+for _reason in REASONS:
+    REJECTED.labels(_reason)
 for _stage in STAGES:
     STAGE.labels(_stage)
 for _stage in ("text", "decode", "encode"):
@@ -83,6 +93,9 @@ def count_request() -> Iterator[None]:
         raise
     except OverloadedError:
         outcome = "overloaded"
+        raise
+    except DeadlineError:
+        outcome = "late"
         raise
     except asyncio.CancelledError:
         outcome = "abandoned"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 
-MAX_IN_FLIGHT = 1024
-"""Default limit of the images that are accepted and not finished."""
+from llamagen_server.core.errors import InvalidRequestError
 
 VQ_DTYPES = ("auto", "float32", "bfloat16")
 """dtypes of decoding. ``auto``: the one in vq/config.json on a CPU that computes it in hardware, else float32."""
@@ -34,3 +35,44 @@ class RestartPolicy:
             raise ValueError(f"--restart-window is {self.window:g}, must be above 0 seconds")
         if not self.hang_timeout >= 1:
             raise ValueError(f"--hang-timeout is {self.hang_timeout:g}, must be at least 1 second")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a server. Raises ValueError, with the name of the flag, if a value is wrong."""
+
+    max_in_flight: int = 1024
+    """Images that are accepted and not finished, at most."""
+    default_timeout: float = 600.0
+    """Seconds that a request may take if it names no timeout."""
+    max_timeout: float = 3600.0
+    """Largest timeout that a request may name, seconds."""
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1:
+            raise ValueError(f"--max-in-flight is {self.max_in_flight}, must be at least 1")
+        if not self.max_timeout > 0:
+            raise ValueError(f"--max-timeout is {self.max_timeout:g}, must be more than 0 seconds")
+        if not 0 < self.default_timeout <= self.max_timeout:
+            allowed = f"more than 0 and at most {self.max_timeout:g} seconds, the value of --max-timeout"
+            raise ValueError(f"--default-timeout is {self.default_timeout:g}, must be {allowed}")
+
+    def timeout(self, asked: float | None = None) -> float:
+        """Returns the seconds that a request may take.
+
+        Args:
+            asked: the request's own timeout.
+
+        Raises:
+            InvalidRequestError: it is above the server's maximum.
+        """
+        if asked is None:
+            return self.default_timeout
+        if asked > self.max_timeout:
+            message = f"timeout is {asked:g}, must be at most {self.max_timeout:g} seconds, the server's maximum"
+            raise InvalidRequestError(message, "timeout")
+        return asked
+
+
+NO_LIMITS = Limits(max_in_flight=sys.maxsize, default_timeout=math.inf, max_timeout=math.inf)
+"""For callers that bound their own work: the Python API and the commands without a server."""

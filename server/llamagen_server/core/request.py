@@ -46,6 +46,11 @@ class ImageRequest(BaseModel):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         default=None, description="Image j uses seed + j. If omitted, a random seed is chosen and returned."
     )
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Seconds until the request fails with 504; the server's default if omitted, and at most its "
+        "maximum.",
+    )
     logprobs: bool = Field(
         default=False,
         description="Also return log-probabilities: of each code, in the distribution that it is sampled from.",

@@ -39,11 +39,15 @@ class EnginePlan:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds every engine flag of vLLM under its own name."""
+    """Adds every engine flag of vLLM under its own name.
+
+    vLLM's default policy ignores the priorities by which clients get their turns (`core.rounds`).
+    """
     from vllm_llamagen.vllm_compat import AsyncEngineArgs
 
     AsyncEngineArgs.add_cli_args(parser)
     parser.set_defaults(model=None, max_num_seqs=None, kv_cache_memory_bytes=None, gpu_memory_utilization=None)
+    parser.set_defaults(scheduling_policy="priority")
 
 
 @unchanged_environment()

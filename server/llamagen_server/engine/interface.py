@@ -26,6 +26,8 @@ class EngineRequest:
     update_every: int | None = None
     """Codes between two outputs; None: only the finished image."""
     logprobs: bool = False
+    priority: int = 0
+    """Waiting images with a lower value start first; among equals the order is that of arrival."""
 
 
 @dataclass
@@ -47,10 +49,10 @@ class Engine(Protocol):
         """False while the engine restarts, and after its end."""
         ...
 
-    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         """Yields the codes sampled so far, and finally the complete image.
 
-        Closing the iterator or cancelling the task that reads it stops the engine's work on the request.
+        Closing the generator or cancelling the task that reads it stops the engine's work on the request.
 
         Raises:
             InvalidRequestError: the engine refuses the request.

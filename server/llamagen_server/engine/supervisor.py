@@ -159,7 +159,7 @@ class SupervisedEngine:
             with suppress(RuntimeError):  # its event loop is closed
                 self._supervision.cancel()
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         self._supervise()
         run = _Run(request, self._num_image_tokens)
         self._runs.add(run)
@@ -294,7 +294,7 @@ class SupervisedEngine:
         self._announce_change()
 
 
-async def _outputs(life: _Life, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+async def _outputs(life: _Life, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
     """Yields the engine's outputs for a request.
 
     Raises:

@@ -6,7 +6,7 @@ import copy
 import logging
 import multiprocessing
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
@@ -56,19 +56,22 @@ class VLLMEngine:
         self._first_condition_id = config.codebook_size
         self._num_image_tokens = config.num_image_tokens
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         from vllm_llamagen.vllm_compat import EngineDeadError, EngineGenerateError, VLLMClientError
 
         image = EngineOutput(list(request.prefix_tokens), [])
         try:
-            async for output in self._running().generate(
-                self._prompt(request), self._params(request), request.request_id
-            ):
-                [new] = output.outputs
-                image.codes += new.token_ids
-                if new.logprobs:
-                    image.logprobs += [p[code].logprob for p, code in zip(new.logprobs, new.token_ids, strict=True)]
-                yield image
+            # The priority counts with --scheduling-policy priority only; vLLM ignores it otherwise.
+            outputs = self._running().generate(
+                self._prompt(request), self._params(request), request.request_id, priority=request.priority
+            )
+            async with aclosing(outputs):
+                async for output in outputs:
+                    [new] = output.outputs
+                    image.codes += new.token_ids
+                    if new.logprobs:
+                        image.logprobs += [p[code].logprob for p, code in zip(new.logprobs, new.token_ids, strict=True)]
+                    yield image
         except VLLMClientError as error:
             raise InvalidRequestError(str(error), getattr(error, "parameter", None)) from None
         except EngineDeadError as error:

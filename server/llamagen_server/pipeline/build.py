@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from llamagen_server.core.options import MAX_IN_FLIGHT, RestartPolicy
+from llamagen_server.core.options import Limits, RestartPolicy
 from llamagen_server.engine import cpu
 from llamagen_server.engine.arguments import default_flags, free_gpu_share, plan_engine
 from llamagen_server.engine.environment import unchanged_environment
@@ -61,7 +61,7 @@ def build_pipeline(
     model: ModelDir,
     flags: argparse.Namespace | None = None,
     *,
-    max_in_flight: int = MAX_IN_FLIGHT,
+    limits: Limits = Limits(),
     vq_dtype: str = "auto",
     decode_workers: int = 1,
     own_process_group: bool = False,
@@ -88,7 +88,7 @@ def build_pipeline(
     if stage_device().type == "cuda" and flags.gpu_memory_utilization is None:
         plan.arguments.gpu_memory_utilization = free_gpu_share()
     engine = SupervisedEngine(VLLMStarter(plan), model.config.num_image_tokens, restarts)
-    return Pipeline(model, engine, image_tokenizer, text, max_in_flight)
+    return Pipeline(model, engine, image_tokenizer, text, limits)
 
 
 def load_stages(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import sys
 import threading
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Self, TypeVar
 from pydantic import ValidationError
 
 from llamagen_server.core.errors import InvalidRequestError, describe
+from llamagen_server.core.options import NO_LIMITS
 from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.results import GenerationResult
 from llamagen_server.engine.arguments import default_flags
@@ -59,7 +59,7 @@ class ImageEngine:
         opened, flags = open_model(model, cfg_branches), default_flags(**engine_args)
 
         async def build() -> Pipeline:
-            return build_pipeline(opened, flags, max_in_flight=sys.maxsize, vq_dtype=vq_dtype, own_process_group=True)
+            return build_pipeline(opened, flags, limits=NO_LIMITS, vq_dtype=vq_dtype, own_process_group=True)
 
         self._closed = False
         self._submitting = threading.Lock()
@@ -86,6 +86,7 @@ class ImageEngine:
 
         Raises:
             InvalidRequestError: the request does not fit the model.
+            DeadlineError: the request has a timeout, and it is over.
             EngineError: the engine failed.
             RuntimeError: the engine is closed.
         """
@@ -97,6 +98,8 @@ class ImageEngine:
         Raises:
             InvalidRequestError: a request does not fit the model; found before any image is generated. Prompts that
                 are too long are found on the way, and cancel the others.
+            DeadlineError: a request's timeout is over; it starts when the engine has room for the request. The others
+                are cancelled.
             EngineError: the engine failed.
             RuntimeError: the engine is closed.
         """

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -14,15 +15,16 @@ from torch import Tensor
 
 from llamagen_server.core import metrics
 from llamagen_server.core.errors import EngineError, InvalidRequestError
-from llamagen_server.core.options import MAX_IN_FLIGHT
+from llamagen_server.core.options import Limits
 from llamagen_server.core.request import MAX_SEED, ImageRequest
 from llamagen_server.core.results import GeneratedImage, GenerationResult, OnEvent, Pixels, Preview, Timings
 from llamagen_server.core.sampling import Sampling
 from llamagen_server.engine.interface import Engine, EngineOutput, EngineRequest
 from llamagen_server.image_files.files import run_in_reader_thread
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.pipeline.admission import Admission
+from llamagen_server.pipeline.admission import Admission, Place
 from llamagen_server.pipeline.condition import resolve_condition
+from llamagen_server.pipeline.deadline import deadline
 from llamagen_server.pipeline.inpaint import Inpainting, TokenMask
 from llamagen_server.pipeline.previews import PreviewSchedule, fill
 from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
@@ -45,6 +47,9 @@ class _Job:
     """Everything that the images of one request share."""
 
     request_id: str
+    client: str
+    places: Sequence[Place]
+    """One for each image."""
     condition: int | Tensor
     sampling: Sampling
     logprobs: bool
@@ -65,13 +70,13 @@ class Pipeline:
         engine: Engine,
         image_tokenizer: ImageTokenizerStage,
         text: TextStage | None = None,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        limits: Limits = Limits(),
     ) -> None:
         """``text`` turns prompts into prompt embeddings; text models need it."""
         self.model = model
         self.engine = engine
         self.image_tokenizer = image_tokenizer
-        self.admission = Admission(max_in_flight)
+        self.admission = Admission(limits, engine.max_num_seqs)
         self._text = text
 
     async def generate(
@@ -79,6 +84,7 @@ class Pipeline:
         request: ImageRequest,
         request_id: str,
         *,
+        client: str = "",
         read_inpainting: Callable[[], Inpainting] | None = None,
         partial_images: int = 0,
         pixels: bool = True,
@@ -87,6 +93,7 @@ class Pipeline:
         """Generates ``request.n`` images; image j uses seed ``seed + j``.
 
         Args:
+            client: name of the client; each gets its turn in every queue.
             read_inpainting: reads the image to edit and its mask; called off the event loop.
             partial_images: previews of each image, evenly spaced.
             pixels: False skips decoding; ``GeneratedImage.pixels`` is then empty.
@@ -94,21 +101,24 @@ class Pipeline:
 
         Raises:
             InvalidRequestError: the request does not fit the model.
-            OverloadedError: too many images are in flight.
+            OverloadedError: the server has too much work.
+            DeadlineError: the request's timeout is over; the engine's work was cancelled.
             EngineError: the engine failed.
         """
-        with metrics.count_request(), self.admission.admit(request.n):
+        async with self._accept(request, client) as places:
             start = time.perf_counter()
             sampling = self._sampling(request)
-            condition = await self._condition(request)
+            condition = await self._condition(request, client)
             timings = Timings(text_ms=_since(start))
             inpainting = token_mask = None
             if read_inpainting:
                 inpainting = await run_in_reader_thread(read_inpainting)
-                codes = await self._encode_image(inpainting.pixels)
+                codes = await self._encode_image(inpainting.pixels, client)
                 token_mask = inpainting.token_mask(codes, self.model.config.grid_size)
             job = _Job(
                 request_id=request_id,
+                client=client,
+                places=places,
                 condition=condition,
                 sampling=sampling,
                 logprobs=request.logprobs,
@@ -126,23 +136,25 @@ class Pipeline:
             tokens = 1 if isinstance(condition, int) else len(condition)
             return GenerationResult([t.image for t in timed], tokens, timings)
 
-    async def decode_image(self, codes: Sequence[int]) -> Pixels:
+    async def decode_image(self, codes: Sequence[int], client: str = "") -> Pixels:
         """Codes of one image in raster order -> its pixels [side, side, 3].
 
         Raises:
             OverloadedError: too many images are in flight.
+            DeadlineError: it took longer than the default timeout.
         """
-        with self.admission.admit(1):
-            return await self._decode_image(codes)
+        async with self._hold_place(client):
+            return await self._decode_image(codes, client)
 
-    async def encode_image(self, pixels: Pixels) -> list[int]:
+    async def encode_image(self, pixels: Pixels, client: str = "") -> list[int]:
         """Pixels of one image [side, side, 3] -> its codes in raster order.
 
         Raises:
             OverloadedError: too many images are in flight.
+            DeadlineError: it took longer than the default timeout.
         """
-        with self.admission.admit(1):
-            return await self._encode_image(pixels)
+        async with self._hold_place(client):
+            return await self._encode_image(pixels, client)
 
     def shutdown(self) -> None:
         """Stops the engine and the stages. Work in flight is lost."""
@@ -150,6 +162,22 @@ class Pipeline:
             self._text.shutdown()
         self.image_tokenizer.shutdown()
         self.engine.shutdown()
+
+    @asynccontextmanager
+    async def _accept(self, request: ImageRequest, client: str) -> AsyncIterator[list[Place]]:
+        """Counts a request, holds a place for each of its images, and cancels its work at the deadline."""
+        with metrics.count_request():
+            timeout = self.admission.limits.timeout(request.timeout)
+            with self.admission.admit(request.n, client, timeout) as places:
+                async with deadline(timeout):
+                    yield places
+
+    @asynccontextmanager
+    async def _hold_place(self, client: str) -> AsyncIterator[None]:
+        """Holds a place for a call of the image tokenizer, and cancels it at the deadline."""
+        with self.admission.hold(1, client):
+            async with deadline(self.admission.limits.timeout()):
+                yield
 
     async def _image(self, job: _Job, j: int) -> _Timed:
         seed = job.sampling.seed + j
@@ -162,6 +190,7 @@ class Pipeline:
         decode_ms = _since(start)
         image = GeneratedImage(j, output.codes, pixels, seed, output.logprobs)
         metrics.IMAGES.inc()
+        self.admission.finish(job.places[j])
         if job.on_event:
             job.on_event(image)
         return _Timed(image, engine_ms, decode_ms)
@@ -183,12 +212,14 @@ class Pipeline:
             forced_tokens=token_mask.forced_tokens() if job.token_mask else (),
             update_every=schedule.update_every,
             logprobs=job.logprobs,
+            priority=job.places[j].round,
         )
         reported = 0
-        async for output in self.engine.generate(request):
-            while reported < len(schedule.steps) and len(output.codes) >= schedule.steps[reported]:
-                await self._report_preview(job, j, reported, output.codes[: schedule.steps[reported]])
-                reported += 1
+        async with aclosing(self.engine.generate(request)) as outputs:
+            async for output in outputs:
+                while reported < len(schedule.steps) and len(output.codes) >= schedule.steps[reported]:
+                    await self._report_preview(job, j, reported, output.codes[: schedule.steps[reported]])
+                    reported += 1
         if len(output.codes) != num_tokens:
             raise EngineError(f"the engine returned {len(output.codes)} codes, expected {num_tokens}")
         return output
@@ -201,16 +232,16 @@ class Pipeline:
             metrics.FIRST_PREVIEW.observe(time.perf_counter() - job.start)
 
     async def _pixels(self, job: _Job, codes: Sequence[int]) -> Pixels:
-        pixels = await self._decode_image(codes)
+        pixels = await self._decode_image(codes, job.client)
         return await asyncio.to_thread(job.inpainting.compose, pixels) if job.inpainting else pixels
 
-    async def _decode_image(self, codes: Sequence[int]) -> Pixels:
+    async def _decode_image(self, codes: Sequence[int], client: str) -> Pixels:
         with metrics.STAGE.labels("decode").time():
-            return await self.image_tokenizer.decode_image(codes)
+            return await self.image_tokenizer.decode_image(codes, client)
 
-    async def _encode_image(self, pixels: Pixels) -> list[int]:
+    async def _encode_image(self, pixels: Pixels, client: str) -> list[int]:
         with metrics.STAGE.labels("encode").time():
-            return await self.image_tokenizer.encode_image(pixels)
+            return await self.image_tokenizer.encode_image(pixels, client)
 
     def _sampling(self, request: ImageRequest) -> Sampling:
         defaults = self.model.defaults
@@ -224,14 +255,14 @@ class Pipeline:
             seed=_given(request.seed, secrets.randbelow(MAX_SEED + 1)),
         )
 
-    async def _condition(self, request: ImageRequest) -> int | Tensor:
+    async def _condition(self, request: ImageRequest, client: str) -> int | Tensor:
         condition = resolve_condition(request, self.model)
         if isinstance(condition, int):
             return condition
         assert self._text is not None
         try:
             with metrics.STAGE.labels("text").time():
-                return await self._text(condition)
+                return await self._text(condition, client)
         except ValueError as error:
             raise InvalidRequestError(str(error), "prompt") from None
 

@@ -12,12 +12,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamagen_server.core.errors import EngineError
-from llamagen_server.core.options import MAX_IN_FLIGHT
+from llamagen_server.core.options import Limits
 from llamagen_server.engine.environment import set_process_defaults
 
 if TYPE_CHECKING:
@@ -41,12 +41,21 @@ class Arguments(BaseModel):
     model: Path | None = Field(None, description="Model directory on each machine; the demo model if omitted.")
     served_model_name: str | None = Field(None, description="Public name; the directory's name if omitted.")
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their names in Python.")
-    max_in_flight: PositiveInt = Field(MAX_IN_FLIGHT, description="Unfinished images of one replica; 429 beyond it.")
+    max_in_flight: int = Field(Limits.max_in_flight, description="Unfinished images of one replica; 429 beyond it.")
+    default_timeout: float = Field(
+        Limits.default_timeout, description="Seconds for a request that names no timeout; 504 after it."
+    )
+    max_timeout: float = Field(Limits.max_timeout, description="Largest timeout that a request may name, seconds.")
     cfg_branches: Literal[1, 2] = Field(2, description="1: no image is guided, at half the work per token.")
     vq_dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="dtype of decoding.")
     api_key_files: list[Path] = Field(
         [], description="Files with keys on each machine, one per line; LLAMAGEN_API_KEY adds one more."
     )
+
+    @property
+    def limits(self) -> Limits:
+        """Raises ValueError if one is wrong."""
+        return Limits(self.max_in_flight, self.default_timeout, self.max_timeout)
 
 
 def build_app(args: Arguments) -> serve.Application:
@@ -59,7 +68,7 @@ def build_app(args: Arguments) -> serve.Application:
         serve.ingress()(ImageServer),
         name="ImageServer",
         # The app itself refuses what is too much, with status 429. Ray would let it wait without a bound.
-        max_ongoing_requests=args.max_in_flight + SPARE_REQUESTS,
+        max_ongoing_requests=args.limits.max_in_flight + SPARE_REQUESTS,
     )
     return deployment.bind(args)
 
@@ -134,7 +143,7 @@ def _load(args: Arguments) -> "tuple[Pipeline, str]":
     pipeline = build.build_pipeline(
         model,
         default_flags(**args.engine),
-        max_in_flight=args.max_in_flight,
+        limits=args.limits,
         vq_dtype=args.vq_dtype,
         decode_workers=workers,
         own_process_group=True,  # the engine ends with a replica that is killed

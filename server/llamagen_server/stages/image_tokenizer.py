@@ -31,13 +31,13 @@ class ImageTokenizerStage:
         """Decodes the largest batch once: its memory is allocated, and the first request is not slow."""
         self._decode_batch([[0] * self.grid_size**2] * self._decode.max_batch)
 
-    async def decode_image(self, codes: Sequence[int]) -> Pixels:
-        """Codes of one image -> its pixels."""
-        return await self._decode(codes)
+    async def decode_image(self, codes: Sequence[int], client: str = "") -> Pixels:
+        """Codes of one image -> its pixels. Clients get their turns."""
+        return await self._decode(codes, client)
 
-    async def encode_image(self, pixels: Pixels) -> list[int]:
-        """Pixels of one image -> its codes."""
-        return await self._encode(pixels)
+    async def encode_image(self, pixels: Pixels, client: str = "") -> list[int]:
+        """Pixels of one image -> its codes. Clients get their turns."""
+        return await self._encode(pixels, client)
 
     @torch.inference_mode()
     def _decode_batch(self, batch: list[Sequence[int]]) -> list[Pixels]:

@@ -27,8 +27,8 @@ class TextStage:
         self._batcher = Batcher("text", self._encode_text, self._thread, max_batch)
         self._recent: LRUCache[bytes, Tensor] = LRUCache(CACHE_BYTES, getsizeof=lambda embeds: embeds.nbytes)
 
-    async def __call__(self, prompt: str) -> Tensor:
-        """Returns prompt embeddings [tokens, branches * dim], on the CPU.
+    async def __call__(self, prompt: str, client: str = "") -> Tensor:
+        """Returns prompt embeddings [tokens, branches * dim], on the CPU. Clients get their turns.
 
         Raises:
             ValueError: the prompt is empty or too long.
@@ -36,7 +36,7 @@ class TextStage:
         tokens = await asyncio.to_thread(self._encoder.tokenize, prompt)
         key = tokens.numpy().tobytes()
         if (embeds := self._recent.get(key)) is None:
-            embeds = await self._batcher(tokens)
+            embeds = await self._batcher(tokens, client)
             if embeds.nbytes <= CACHE_BYTES:
                 self._recent[key] = embeds
         return embeds

@@ -49,7 +49,17 @@ def test_every_commands_help_has_an_example(command: str, capsys: pytest.Capture
 
 
 def test_the_help_of_serve_shows_our_own_flags_first_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    own = ("--host", "--port", "--api-key", "--api-key-file", "--max-in-flight", "--cfg-branches", "--vq-dtype")
+    own = (
+        "--host",
+        "--port",
+        "--api-key",
+        "--api-key-file",
+        "--max-in-flight",
+        "--default-timeout",
+        "--max-timeout",
+        "--cfg-branches",
+        "--vq-dtype",
+    )
     with pytest.raises(SystemExit):
         cli.main(["serve", "--help"])
     text = capsys.readouterr().out
@@ -158,3 +168,7 @@ def test_a_wrong_key_file_is_one_line(
 
 def test_a_negative_shutdown_timeout_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "shutdown" in fails(capsys, "serve", "--shutdown-timeout", -1)
+    assert "--max-in-flight is 0, must be at least 1" in fails(capsys, "serve", "--max-in-flight", 0)
+    assert "--max-timeout is -1, must be more than 0 seconds" in fails(capsys, "serve", "--max-timeout", -1)
+    line = fails(capsys, "serve", "--default-timeout", 4000)
+    assert "--default-timeout is 4000, must be more than 0 and at most 3600 seconds" in line

@@ -64,6 +64,12 @@ def test_planning_changes_no_argument(class_model_dir: Path) -> None:
     assert plan.arguments.hf_overrides == {"rope_base": 10000.0, "cfg_branches": 2}
 
 
+def test_images_are_scheduled_by_priority_unless_the_user_wants_another_policy(class_model_dir: Path) -> None:
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    for flags, policy in ((default_flags(), "priority"), (default_flags(scheduling_policy="fcfs"), "fcfs")):
+        assert plan_engine(flags, str(class_model_dir), config).arguments.scheduling_policy == policy
+
+
 def cpus(cores: int, nodes: int = 1, threads: int = 1) -> list[SimpleNamespace]:
     """Cores as Linux numbers them: first one thread of every core, then the second ones."""
     ids = range(cores * threads)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from tests.helpers.app import client_of, make_app
+from tests.helpers.waiting import until
 
 from llamagen_server.core.errors import EngineError, EngineStoppedError
 from llamagen_server.serving.batch import Batch
@@ -266,6 +267,25 @@ async def test_requests_that_fail_in_the_engine_have_no_reply_and_are_repeated(
     await run(app, source, out)
     assert {response["status_code"] for response in read(out).values()} == {200}
     assert len(read(out)) == 10
+
+
+async def test_a_late_request_has_no_reply_and_is_repeated(app: FastAPI, source: Path, out: Path) -> None:
+    """Its timeout may suffice when the machine has less to do."""
+    engine = app.state.pipeline.engine
+    write(source, [line("late", seed=1, timeout=1), line("ok", seed=2)])
+    engine.go_on.clear()
+    running = asyncio.create_task(run(app, source, out))
+
+    async def is_aborted() -> bool:
+        return engine.aborted != []
+
+    await until(is_aborted)
+    engine.go_on.set()
+    with pytest.raises(EngineError, match="1 requests failed and have no reply"):
+        await running
+    assert read(out).keys() == {"ok"}
+    await run(app, source, out)
+    assert read(out).keys() == {"ok", "late"}
 
 
 async def test_a_dead_engine_ends_the_run(app: FastAPI, source: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from tests.helpers.app import client_of, make_app
 from transformers import PreTrainedConfig
 
+from llamagen_server.core.options import Limits
 from llamagen_server.serving.vllm_endpoint import ImageEndpoints
 from vllm_llamagen.config import LlamaGenConfig
 
@@ -61,8 +62,9 @@ async def test_image_routes_keep_their_error_format(class_model_dir: Path) -> No
             assert reply.status_code == status
             assert message in reply.json()["error"]["message"]
             assert reply.headers["x-request-id"] == "mine"
-        pipeline.admission.max_in_flight, pipeline.admission.in_flight = 4, 4
-        reply = await client.post("/generate", json={"class_id": 1})
+        pipeline.admission.limits = Limits(max_in_flight=4)
+        with pipeline.admission.hold(4):
+            reply = await client.post("/generate", json={"class_id": 1})
         assert (reply.status_code, reply.json()["error"]["code"]) == (429, "overloaded")
         assert (await client.get("/generate")).status_code == 405
         assert (await client.get("/")).headers["content-type"].startswith("text/html")

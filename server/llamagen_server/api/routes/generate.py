@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamagen_server.api.dependencies import LoadedPipeline, ModelName, RequestId
+from llamagen_server.api.dependencies import Client, LoadedPipeline, ModelName, RequestId
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import IMAGE_ERRORS, events
@@ -18,6 +18,7 @@ from llamagen_server.api.sse import Event, stream_events
 from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.results import GeneratedImage, GenerationResult, Preview
 from llamagen_server.image_files.files import OutputFormat
+from llamagen_server.pipeline.pipeline import Pipeline
 
 router = APIRouter(tags=["generate"])
 
@@ -76,11 +77,16 @@ def image_item(image: GeneratedImage, body: GenerateRequest, file: bytes | None)
     | {200: {"content": events("partial_image", "completed", "done") | {kind: {} for kind in ACCEPTED}}},
 )
 async def generate(
-    body: GenerateRequest, request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
+    body: GenerateRequest,
+    request: Request,
+    pipeline: LoadedPipeline,
+    model: ModelName,
+    request_id: RequestId,
+    client: Client,
 ) -> GenerateResponse | Response:
     """Generates images of a prompt or a class."""
     if body.stream:
-        return await _stream(body, request, pipeline, request_id)
+        return await _stream(body, request, pipeline, request_id, client)
     accept = request.headers.get("accept", "")
     asked = "response_format" in body.model_fields_set  # the body outranks the header
     binary = body.response_format == "binary" or (accept.startswith("image/") and not asked)
@@ -89,7 +95,7 @@ async def generate(
     if binary and body.n != 1:
         raise ApiError(400, f"n is {body.n}, must be 1 for a binary reply", "n")
     pixels = body.response_format != "codes"
-    result = await unless_disconnected(request, pipeline.generate(body, request_id, pixels=pixels))
+    result = await unless_disconnected(request, pipeline.generate(body, request_id, client=client, pixels=pixels))
     files: Sequence[Any] = await image_files(result, body.output_format) if pixels else [None] * body.n
     if binary:
         seed = str(result.images[0].seed)
@@ -104,7 +110,9 @@ async def generate(
     )
 
 
-async def _stream(body: GenerateRequest, request: Request, pipeline: LoadedPipeline, request_id: str) -> Response:
+async def _stream(
+    body: GenerateRequest, request: Request, pipeline: Pipeline, request_id: str, client: str
+) -> Response:
     """Sends ``partial_image`` and ``completed`` of each image, then ``done`` with usage and timings."""
     if body.response_format == "binary":
         raise ApiError(400, "response_format is 'binary', must be 'b64_json' or 'codes' in a stream", "response_format")
@@ -131,6 +139,7 @@ async def _stream(body: GenerateRequest, request: Request, pipeline: LoadedPipel
         lambda on_event: pipeline.generate(
             body,
             request_id,
+            client=client,
             partial_images=body.partial_images if pixels else 0,
             pixels=pixels,
             on_event=on_event,

@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
-from llamagen_server.api.dependencies import LoadedPipeline
+from llamagen_server.api.dependencies import Client, LoadedPipeline
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
@@ -54,24 +54,28 @@ class DecodeImageResponse(BaseModel):
     output_format: OutputFormat
 
 
-@router.post("/encode", responses=errors(400, 413, 429, 503))
-async def encode_image(body: EncodeImageRequest, request: Request, pipeline: LoadedPipeline) -> EncodeImageResponse:
+@router.post("/encode", responses=errors(400, 413, 429, 503, 504))
+async def encode_image(
+    body: EncodeImageRequest, request: Request, pipeline: LoadedPipeline, client: Client
+) -> EncodeImageResponse:
     """Encodes one image into its codes."""
     grid_size, side = pipeline.image_tokenizer.grid_size, pipeline.image_tokenizer.side
     pixels = await unless_disconnected(request, run_in_reader_thread(lambda: _read(body.image, side)))
-    codes = await unless_disconnected(request, pipeline.encode_image(pixels))
+    codes = await unless_disconnected(request, pipeline.encode_image(pixels, client))
     return EncodeImageResponse(codes=codes, grid=(grid_size, grid_size))
 
 
-@router.post("/decode", responses=errors(400, 413, 429, 503))
-async def decode_image(body: DecodeImageRequest, request: Request, pipeline: LoadedPipeline) -> DecodeImageResponse:
+@router.post("/decode", responses=errors(400, 413, 429, 503, 504))
+async def decode_image(
+    body: DecodeImageRequest, request: Request, pipeline: LoadedPipeline, client: Client
+) -> DecodeImageResponse:
     """Decodes the codes of one image."""
     expected, last = pipeline.model.config.num_image_tokens, pipeline.model.config.codebook_size - 1
     if len(body.codes) != expected:
         raise ApiError(400, f"there are {len(body.codes)} codes, must be {expected}", "codes")
     if bad := [code for code in body.codes if not 0 <= code <= last]:
         raise ApiError(400, f"codes has {bad[0]}, must be 0 to {last}", "codes")
-    pixels = await unless_disconnected(request, pipeline.decode_image(body.codes))
+    pixels = await unless_disconnected(request, pipeline.decode_image(body.codes, client))
     file = await image_file(pixels, body.output_format, body.output_compression)
     return DecodeImageResponse(b64_json=b64(file), output_format=body.output_format)
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from llamagen_server.api.dependencies import LoadedPipeline, ModelName, RequestId
+from llamagen_server.api.dependencies import Client, LoadedPipeline, ModelName, RequestId
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.forms import only_file, read_form
@@ -47,6 +47,7 @@ class _ImagesCall:
     request: Request
     pipeline: Pipeline
     request_id: str
+    client: str
     size: str
     read_inpainting: Callable[[], Inpainting] | None = None
 
@@ -67,7 +68,12 @@ class _ImagesCall:
     async def _generate(self, on_event: OnEvent | None = None) -> GenerationResult:
         previews = self.body.partial_images if on_event else 0
         return await self.pipeline.generate(
-            self.body, self.request_id, read_inpainting=self.read_inpainting, partial_images=previews, on_event=on_event
+            self.body,
+            self.request_id,
+            client=self.client,
+            read_inpainting=self.read_inpainting,
+            partial_images=previews,
+            on_event=on_event,
         )
 
     def _image(self, file: bytes, image: GeneratedImage) -> OpenAIImage:
@@ -125,10 +131,11 @@ async def generations(
     pipeline: LoadedPipeline,
     model: ModelName,
     request_id: RequestId,
+    client: Client,
 ) -> ImagesResponse | Response:
     """Generates images of a prompt."""
     size = _check(body, pipeline, model)
-    call = _ImagesCall("image_generation", body, request, pipeline, request_id, size)
+    call = _ImagesCall("image_generation", body, request, pipeline, request_id, client, size)
     return await call.reply()
 
 
@@ -154,7 +161,7 @@ def _form_schema() -> dict[str, Any]:
     openapi_extra=_form_schema(),
 )
 async def edits(
-    request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId
+    request: Request, pipeline: LoadedPipeline, model: ModelName, request_id: RequestId, client: Client
 ) -> ImagesResponse | Response:
     """Inpaints a part of an image: the transparent pixels of the mask, or everything below the kept rows.
 
@@ -174,7 +181,7 @@ async def edits(
     read = partial(
         read_inpainting, image, mask, body.keep_rows, body.feather, image_tokenizer.side, image_tokenizer.grid_size
     )
-    call = _ImagesCall("image_edit", body, request, pipeline, request_id, size, read)
+    call = _ImagesCall("image_edit", body, request, pipeline, request_id, client, size, read)
     return await call.reply()
 
 

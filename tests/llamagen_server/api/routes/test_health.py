@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamagen_server.core.errors import EngineError
+from llamagen_server.core.metrics import REASONS
+from llamagen_server.core.options import Limits
 
 
 async def test_readiness_follows_the_model_and_the_engine(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
@@ -55,16 +57,26 @@ async def test_metrics_count_what_happens(class_client: httpx.AsyncClient, class
     await class_client.post("/generate", json={"class_id": 5000})
     engine.error = EngineError("gone")
     await class_client.post("/generate", json={"class_id": 1})
+    engine.error = None
+    engine.go_on.clear()
+    await class_client.post("/generate", json={"class_id": 1, "timeout": 0.01})
+    engine.go_on.set()
+    class_app.state.pipeline.admission.limits = Limits(max_in_flight=1)
+    with class_app.state.pipeline.admission.hold(1):
+        await class_client.post("/generate", json={"class_id": 1})
     after = await metrics(class_client)
     grown = {name: value - before.get(name, 0) for name, value in after.items()}
     assert grown["llamagen_requests_totalok"] == 2
     assert grown["llamagen_requests_totalrefused"] == 1
     assert grown["llamagen_requests_totalfailed"] == 1
     assert grown["llamagen_requests_totalabandoned"] == 0
+    assert grown["llamagen_requests_totallate"] == 1
+    assert grown["llamagen_requests_totaloverloaded"] == 1
+    assert {name: grown[f"llamagen_rejected_total{name}"] for name in REASONS} == {"full": 1, "share": 0, "deadline": 0}
     assert grown["llamagen_images_total"] == 4
     assert grown["llamagen_first_preview_seconds_count"] == 1
-    assert grown["llamagen_stage_seconds_countengine"] == 5
+    assert grown["llamagen_stage_seconds_countengine"] == 6
     assert grown["llamagen_stage_seconds_countdecode"] == 6
     assert grown["llamagen_http_replies_total400"] == 1
     assert after["llamagen_images_in_flight"] == 0
-    assert after["llamagen_images_in_flight_limit"] == class_app.state.pipeline.admission.max_in_flight
+    assert after["llamagen_images_in_flight_limit"] == Limits.max_in_flight

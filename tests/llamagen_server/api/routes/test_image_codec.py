@@ -17,6 +17,7 @@ from PIL import Image
 from tests.helpers.image_files import read_b64
 
 from llamagen_server.api.routes.image_store import ImageStore
+from llamagen_server.core.options import Limits
 from llamagen_server.image_files.files import UNREADABLE
 
 
@@ -63,7 +64,7 @@ async def test_output_format(class_client: httpx.AsyncClient) -> None:
 
 async def test_a_busy_server_refuses(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
     pipeline = class_app.state.pipeline
-    pipeline.admission.max_in_flight = 2
+    pipeline.admission.limits = Limits(max_in_flight=2)
     replies = await asyncio.gather(
         *(class_client.post("/v1/images/decode", json={"codes": [1] * 64}) for _ in range(3))
     )

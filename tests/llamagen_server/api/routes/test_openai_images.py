@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI
 from tests.helpers.image_files import read_b64
 
+from llamagen_server.core.options import Limits
+
 
 async def test_generate(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
     reply = await text_openai.images.generate(
@@ -117,7 +119,7 @@ async def test_urls(text_client: httpx.AsyncClient) -> None:
 
 
 async def test_images_beyond_the_limit_get_429(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
-    text_app.state.pipeline.admission.max_in_flight = 3
+    text_app.state.pipeline.admission.limits = Limits(max_in_flight=3)
     with pytest.raises(openai.BadRequestError, match="n is 4, must be at most 3, the server's limit"):
         await text_openai.images.generate(prompt="x", n=4)
     engine = text_app.state.pipeline.engine
