@@ -21,7 +21,7 @@ from llamagen_server.core.options import Limits
 from llamagen_server.core.request import ImageRequest
 
 LATE = {
-    "message": "the request was not finished within its timeout of 0.05 seconds",
+    "message": "the request was not finished within its timeout of 0.5 seconds",
     "type": "timeout_error",
     "param": None,
     "code": "timeout",
@@ -41,7 +41,7 @@ async def test_a_late_request_gets_504_and_its_work_ends(
     engine = class_app.state.pipeline.engine
     engine.go_on.clear()
     before = metrics.REQUESTS.labels("late")._value.get()
-    body = {"class_id": 1, "n": 2, "timeout": 0.05}
+    body = {"class_id": 1, "n": 2, "timeout": 0.5}
     reply = await class_client.post(path, json=body, headers={"x-request-id": "r"})
     assert (reply.status_code, reply.json()) == (504, {"error": LATE})
     assert sorted(engine.aborted) == ["r-0", "r-1"]
@@ -53,8 +53,8 @@ async def test_a_late_request_gets_504_and_its_work_ends(
 
 async def test_a_late_edit_gets_504(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
     text_app.state.pipeline.engine.go_on.clear()
-    with pytest.raises(openai.InternalServerError, match="within its timeout of 0.05 seconds") as error:
-        await text_openai.images.edit(image=IMAGE, prompt="x", extra_body={"timeout": 0.05})
+    with pytest.raises(openai.InternalServerError, match="within its timeout of 3 seconds") as error:
+        await text_openai.images.edit(image=IMAGE, prompt="x", extra_body={"timeout": 3})
     assert (error.value.status_code, error.value.code) == (504, "timeout")
     assert len(text_app.state.pipeline.engine.aborted) == 1
     assert is_idle(text_app)
@@ -64,7 +64,7 @@ async def test_a_stream_that_is_late_before_its_first_event_gets_504(
     class_client: httpx.AsyncClient, class_app: FastAPI
 ) -> None:
     class_app.state.pipeline.engine.go_on.clear()
-    reply = await class_client.post("/generate", json={"class_id": 1, "stream": True, "timeout": 0.05})
+    reply = await class_client.post("/generate", json={"class_id": 1, "stream": True, "timeout": 0.5})
     assert (reply.status_code, reply.json()) == (504, {"error": LATE})
 
 
@@ -79,7 +79,7 @@ async def test_a_stream_that_is_late_ends_with_an_error_event(
     assert reply.status_code == 200
     events = [json.loads(line.removeprefix("data: ")) for line in reply.text.splitlines() if line.startswith("data")]
     assert events[0]["type"].endswith("partial_image")
-    assert events[-1] == {"type": "error", "error": LATE | {"message": LATE["message"].replace("0.05", "2")}}
+    assert events[-1] == {"type": "error", "error": LATE | {"message": LATE["message"].replace("0.5", "2")}}
     assert engine.aborted == ["r-0"]
     assert is_idle(class_app)
 
@@ -105,7 +105,7 @@ async def test_the_default_counts_for_requests_that_name_no_timeout(
     class_client: httpx.AsyncClient, class_app: FastAPI
 ) -> None:
     pipeline = class_app.state.pipeline
-    pipeline.admission.limits = Limits(default_timeout=0.05, max_timeout=30)
+    pipeline.admission.limits = Limits(default_timeout=0.5, max_timeout=30)
     pipeline.engine.go_on.clear()
     reply = await class_client.post("/generate", json={"class_id": 1})
     assert (reply.status_code, reply.json()) == (504, {"error": LATE})

@@ -59,7 +59,7 @@ async def test_metrics_count_what_happens(class_client: httpx.AsyncClient, class
     await class_client.post("/generate", json={"class_id": 1})
     engine.error = None
     engine.go_on.clear()
-    await class_client.post("/generate", json={"class_id": 1, "timeout": 0.01})
+    await class_client.post("/generate", json={"class_id": 1, "timeout": 0.5})
     engine.go_on.set()
     class_app.state.pipeline.admission.limits = Limits(max_in_flight=1)
     with class_app.state.pipeline.admission.hold(1):
