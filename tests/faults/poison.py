@@ -6,13 +6,13 @@ import os
 
 import torch
 from vllm import SamplingParams
-from vllm.config import VllmConfig
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+
+from vllm_llamagen.vllm_compat import BatchUpdate, LogitsProcessorV1, VllmConfig
 
 POISON_SEED = 666
 
 
-class Poison(LogitsProcessor):
+class Poison(LogitsProcessorV1):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         pass
 
