@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from llamagen_server.core.errors import EngineError
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
+from vllm_llamagen.guidance_counts import GuidanceCounts
 
 
 class FakeEngine:
@@ -29,6 +31,7 @@ class FakeEngine:
         self.error_seeds: frozenset[int] | None = None
         """Seeds that ``error`` applies to; None: all."""
         self.dead = False
+        self.counts = GuidanceCounts()
         self._arrival = asyncio.Condition()
 
     async def until_requested(self, count: int) -> None:
@@ -47,11 +50,18 @@ class FakeEngine:
             self.aborted.append(request.request_id)
             raise
 
+    def _count(self, request: EngineRequest) -> None:
+        if request.sampling.cfg_scale == 1:
+            self.counts.conditional += 1
+        else:
+            self.counts.guided += 1
+
     async def _sample(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         seed = request.sampling.seed
         fails = self.error is not None and (self.error_seeds is None or seed in self.error_seeds)
         if not fails:
             await self.go_on.wait()
+        self._count(request)
         condition = request.condition if isinstance(request.condition, int) else tuple(request.condition.shape)
         noise = random.Random(repr((condition, request.sampling.cfg_scale, seed)))
         forced = dict(enumerate(request.forced_tokens))
@@ -75,6 +85,10 @@ class FakeEngine:
     async def check_health(self) -> None:
         if self.dead:
             raise EngineError("the engine stopped; see the server's log")
+
+    async def guidance_counts(self) -> GuidanceCounts:
+        await self.check_health()
+        return replace(self.counts)
 
     def shutdown(self) -> None:
         self.dead = True

@@ -35,11 +35,24 @@ LAG = Histogram(
 FIRST_PREVIEW = Histogram(
     "llamagen_first_preview_seconds", "Seconds from a request to the first preview of its first image.", buckets=SECONDS
 )
+GUIDED = Counter(
+    "llamagen_guided_images",
+    "Images that the engine began, by the branches that their tokens are sampled from. "
+    "2: guided, both branches are mixed; 1: cfg_scale is 1, the conditional branch alone.",
+    ["branches"],
+)
+UNGUIDED = Counter("llamagen_unguided", "Images that asked for guidance and were sampled without it; must stay 0.")
+ENGINE_RESTARTS = Counter(
+    "llamagen_engine_restarts", "Engines that were replaced, by the way the last one failed.", ["how"]
+)
+IMAGES_RESUMED = Counter("llamagen_images_resumed", "Images that went on in a new engine.")
+REJECTED = Counter("llamagen_rejected", "Requests refused by admission, by reason.", ["reason"])
+TASKS = Gauge("llamagen_event_loop_tasks", "asyncio tasks of the server.")
 REQUEST = Histogram(
     "llamagen_request_seconds", "Seconds from a request for images to its end, whatever its outcome.", buckets=SECONDS
 )
 
-OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed")
+OUTCOMES = ("ok", "refused", "overloaded", "abandoned", "failed", "late")
 STAGES = ("text", "engine", "decode", "encode", "file")
 """Timed steps of a request. Text, decode (codes to pixels) and encode (pixels to codes) have a queue of ours,
 the engine has vLLM's; file makes the image file."""
@@ -52,6 +65,22 @@ for _stage in STAGES:
     STAGE.labels(_stage)
 for _stage in ("text", "decode", "encode"):
     WAITING.labels(_stage)
+for _branches in ("1", "2"):
+    GUIDED.labels(_branches)
+for _how in ("ended", "hung"):
+    ENGINE_RESTARTS.labels(_how)
+for _reason in ("full", "share", "deadline"):
+    REJECTED.labels(_reason)
+
+
+def _count_tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # read outside the event loop
+        return 0
+
+
+TASKS.set_function(_count_tasks)
 
 
 async def watch_event_loop() -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from llamagen_server.core.sampling import Sampling
+from vllm_llamagen.guidance_counts import GuidanceCounts
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Engine(Protocol):
 
     async def check_health(self) -> None:
         """Raises `EngineError` if the engine is not running."""
+        ...
+
+    async def guidance_counts(self) -> GuidanceCounts | None:
+        """Returns the counts of the images that the engine has begun; None if it does not count them.
+
+        Raises:
+            EngineError: the engine is not running.
+        """
         ...
 
     def shutdown(self) -> None:

@@ -13,6 +13,7 @@ from llamagen_server.core.errors import EngineError, InvalidRequestError
 from llamagen_server.engine.arguments import EnginePlan
 from llamagen_server.engine.environment import engine_environment
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
+from vllm_llamagen.guidance_counts import EXTENSION, GuidanceCounts
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -95,6 +96,22 @@ class VLLMEngine:
             await self._running().check_health()
         except EngineDeadError as error:
             raise EngineError(STOPPED) from error
+
+    async def guidance_counts(self) -> GuidanceCounts | None:
+        """Returns the worker's counts. Data-parallel engines all answer, but vLLM returns only the first one's."""
+        from vllm_llamagen.vllm_compat import EngineDeadError
+
+        llm = self._running()
+        if llm.vllm_config.parallel_config.worker_extension_cls != EXTENSION:
+            return None
+        try:
+            workers = await llm.collective_rpc("guidance_counts")
+        except EngineDeadError as error:
+            raise EngineError(STOPPED) from error
+        # All tensor-parallel workers sample every image; of a pipeline, only the last stage does.
+        return max(
+            (GuidanceCounts(**counts) for counts in workers), key=lambda c: (c.guided + c.conditional, c.unguided)
+        )
 
     def shutdown(self) -> None:
         # The reference goes too: vLLM's destructor fails when the interpreter is already taking its modules apart.

@@ -79,9 +79,11 @@ class ImageServer:
         logging.getLogger("llamagen_server").setLevel(logging.INFO)
         from llamagen_server.api.middleware.api_key import collect_keys
         from llamagen_server.core import metrics
+        from llamagen_server.engine.guidance_watch import GuidanceWatch
 
         keys = collect_keys(files=args.api_key_files)
         self._pipeline, name = _load(args)
+        self._guidance = GuidanceWatch()
         self._app = _create_app(name, self._pipeline, keys)
         metrics.READY.set(1)
         logger.info("%s is ready", name)
@@ -93,6 +95,7 @@ class ImageServer:
     async def check_health(self) -> None:
         """Called by Ray now and then; an error makes it replace the replica."""
         await self._pipeline.engine.check_health()
+        await self._guidance.poll(self._pipeline.engine)
 
     def __del__(self) -> None:
         """Called by Ray after the replica has drained."""
