@@ -24,6 +24,8 @@ class FakeEngine:
         self.go_on = asyncio.Event()
         """While cleared, no request gets its first code."""
         self.go_on.set()
+        self.queue_seconds = 0.0
+        """What each output reports."""
         self.step = 0.0
         """Seconds before each output."""
         self.error: Exception | None = None
@@ -65,7 +67,7 @@ class FakeEngine:
         condition = request.condition if isinstance(request.condition, int) else tuple(request.condition.shape)
         noise = random.Random(repr((condition, request.sampling.cfg_scale, seed)))
         forced = dict(enumerate(request.forced_tokens))
-        image = EngineOutput(list(request.prefix_tokens), [])
+        image = EngineOutput(list(request.prefix_tokens), [], self.queue_seconds)
         for token in range(len(image.codes), self.num_image_tokens):
             if fails and token >= self.error_at:
                 assert self.error is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,8 @@ class EngineRequest:
     update_every: int | None = None
     """Codes between two outputs; None: only the finished image."""
     logprobs: bool = False
+    trace_headers: Mapping[str, str] | None = None
+    """Headers by which the engine continues the request's trace."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class EngineOutput:
     """In raster order, the prefix tokens included."""
     logprobs: list[float]
     """As in `core.results.GeneratedImage`."""
+    queue_seconds: float = 0.0
+    """Time that the image waited in the engine's queue; 0 if the engine does not report it."""
 
 
 class Engine(Protocol):

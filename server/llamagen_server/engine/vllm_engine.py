@@ -16,7 +16,7 @@ from llamagen_server.engine.interface import EngineOutput, EngineRequest
 from vllm_llamagen.guidance_counts import EXTENSION, GuidanceCounts
 
 if TYPE_CHECKING:
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, RequestOutput, SamplingParams
 
     from vllm_llamagen.vllm_compat import EngineClient
 
@@ -74,9 +74,10 @@ class VLLMEngine:
         image = EngineOutput(list(request.prefix_tokens), [])
         try:
             async for output in self._running().generate(
-                self._prompt(request), self._params(request), request.request_id
+                self._prompt(request), self._params(request), request.request_id, trace_headers=request.trace_headers
             ):
                 [new] = output.outputs
+                image.queue_seconds = _queue_seconds(output)
                 image.codes += new.token_ids
                 if new.logprobs:
                     image.logprobs += [p[code].logprob for p, code in zip(new.logprobs, new.token_ids, strict=True)]
@@ -164,3 +165,9 @@ class VLLMEngine:
             stream_interval=request.update_every,
             extra_args=guidance,
         )
+
+
+def _queue_seconds(output: RequestOutput) -> float:
+    """Returns 0 if vLLM keeps no statistics (``--disable-log-stats``)."""
+    times = output.metrics
+    return times.scheduled_ts - times.queued_ts if times and times.scheduled_ts else 0.0

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from llamagen_server.core import metrics
+from llamagen_server.core import metrics, telemetry
 from llamagen_server.core.errors import EngineError, InvalidRequestError
 from llamagen_server.core.options import MAX_IN_FLIGHT
 from llamagen_server.core.request import MAX_SEED, ImageRequest
@@ -99,6 +99,7 @@ class Pipeline:
         """
         with metrics.count_request(), self.admission.admit(request.n):
             start = time.perf_counter()
+            telemetry.annotate(n=request.n)
             sampling = self._sampling(request)
             condition = await self._condition(request)
             timings = Timings(text_ms=_since(start))
@@ -153,10 +154,12 @@ class Pipeline:
 
     async def _image(self, job: _Job, j: int) -> _Timed:
         seed = job.sampling.seed + j
-        start = time.perf_counter()
-        with metrics.STAGE.labels("engine").time():
+        start, began = time.perf_counter(), time.time()
+        with telemetry.stage("engine", image=j):
             output = await self._sample(job, j, seed)
-        engine_ms = _since(start)
+            engine_ms = _since(start)
+            generate = engine_ms / 1000 - output.queue_seconds
+            telemetry.record_spans(began, queue=output.queue_seconds, generate=max(0.0, generate))
         start = time.perf_counter()
         pixels = await self._pixels(job, output.codes) if job.pixels else np.zeros((0, 0, 3), np.uint8)
         decode_ms = _since(start)
@@ -183,6 +186,7 @@ class Pipeline:
             forced_tokens=token_mask.forced_tokens() if job.token_mask else (),
             update_every=schedule.update_every,
             logprobs=job.logprobs,
+            trace_headers=telemetry.trace_headers(),
         )
         reported = 0
         async for output in self.engine.generate(request):
@@ -205,11 +209,11 @@ class Pipeline:
         return await asyncio.to_thread(job.inpainting.compose, pixels) if job.inpainting else pixels
 
     async def _decode_image(self, codes: Sequence[int]) -> Pixels:
-        with metrics.STAGE.labels("decode").time():
+        with telemetry.stage("decode"):
             return await self.image_tokenizer.decode_image(codes)
 
     async def _encode_image(self, pixels: Pixels) -> list[int]:
-        with metrics.STAGE.labels("encode").time():
+        with telemetry.stage("encode"):
             return await self.image_tokenizer.encode_image(pixels)
 
     def _sampling(self, request: ImageRequest) -> Sampling:
@@ -230,7 +234,7 @@ class Pipeline:
             return condition
         assert self._text is not None
         try:
-            with metrics.STAGE.labels("text").time():
+            with telemetry.stage("text"):
                 return await self._text(condition)
         except ValueError as error:
             raise InvalidRequestError(str(error), "prompt") from None

@@ -80,6 +80,9 @@ class ImageServer:
         from llamagen_server.api.middleware.api_key import collect_keys
         from llamagen_server.core import metrics
         from llamagen_server.engine.guidance_watch import GuidanceWatch
+        from llamagen_server.serving.tracing import start_tracing
+
+        start_tracing(args.engine.get("otlp_traces_endpoint"))
 
         keys = collect_keys(files=args.api_key_files)
         self._pipeline, name = _load(args)

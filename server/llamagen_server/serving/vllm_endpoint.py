@@ -24,6 +24,7 @@ from llamagen_server.engine.guidance_watch import watch_guidance
 from llamagen_server.engine.vllm_engine import VLLMEngine
 from llamagen_server.pipeline.build import load_stages, open_model
 from llamagen_server.pipeline.pipeline import Pipeline
+from llamagen_server.serving.tracing import start_tracing
 from vllm_llamagen.config import LlamaGenConfig
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ImageEndpoints:
             SystemExit: the model cannot be served; ends the server with one line.
         """
         try:
+            start_tracing(args.otlp_traces_endpoint)
             pipeline = self.images.state.pipeline = await asyncio.to_thread(_build_pipeline, engine_client, args.model)
         except torch.OutOfMemoryError:
             raise SystemExit(
