@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from vllm import SamplingParams
+from vllm import LLM, SamplingParams
 
 from vllm_llamagen import guidance_counts
 from vllm_llamagen.guidance import mix_branches, pad_vocab
@@ -195,6 +196,37 @@ def test_the_worker_extension_hands_out_the_counts(counts: GuidanceCounts) -> No
     counts.guided = 3
     assert extension.guidance_counts() == {"process": counts.process, "guided": 3, "conditional": 0, "unguided": 0}
     assert GuidanceCounts().process != counts.process
+
+
+@pytest.mark.engine
+def test_the_counts_of_an_engine(
+    start_engine: Callable[..., LLM],
+    class_model_dir: Path,
+    counts: GuidanceCounts,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More images than the batch holds, so that they enter, leave and move within it."""
+    llm = start_engine(class_model_dir, max_num_seqs=3)
+    codes = llm.model_config.hf_config.codebook_size
+    prompts: Any = [{"prompt_token_ids": [codes + i % 10]} for i in range(8)]
+    lengths = [64, 9, 30, 64, 1, 17, 64, 5]
+    params = [
+        SamplingParams(max_tokens=length, ignore_eos=True, detokenize=False, extra_args={"cfg_scale": 1.0 + i % 2})
+        for i, length in enumerate(lengths)
+    ]
+    llm.generate(prompts, params, use_tqdm=False)
+    [got] = llm.collective_rpc("guidance_counts")
+    assert got == {"process": counts.process, "guided": 4, "conditional": 4, "unguided": 0}
+
+    update = GuidanceV1.update_state
+
+    def forget_a_row(processor: GuidanceV1, batch_update: BatchUpdate | None) -> None:
+        update(processor, batch_update)
+        processor.requests.pop(1, None)
+
+    monkeypatch.setattr(GuidanceV1, "update_state", forget_a_row)
+    llm.generate(prompts, params, use_tqdm=False)
+    assert counts.unguided > 0
 
 
 def test_counting_takes_a_small_part_of_a_step(counts: GuidanceCounts) -> None:

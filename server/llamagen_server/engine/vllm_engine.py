@@ -106,13 +106,10 @@ class VLLMEngine:
         if llm.vllm_config.parallel_config.worker_extension_cls != EXTENSION:
             return None
         try:
-            workers = await llm.collective_rpc("guidance_counts")
+            first, *_ = await llm.collective_rpc("guidance_counts")
         except EngineDeadError as error:
             raise EngineError(STOPPED) from error
-        # All tensor-parallel workers sample every image; of a pipeline, only the last stage does.
-        return max(
-            (GuidanceCounts(**counts) for counts in workers), key=lambda c: (c.guided + c.conditional, c.unguided)
-        )
+        return GuidanceCounts(**first)  # tensor-parallel workers all sample every image
 
     def shutdown(self) -> None:
         # The reference goes too: vLLM's destructor fails when the interpreter is already taking its modules apart.

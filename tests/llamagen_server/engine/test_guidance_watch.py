@@ -103,9 +103,9 @@ def vllm_engine(workers: list[GuidanceCounts] | Exception, extension: str = EXTE
     return VLLMEngine(llm)
 
 
-async def test_the_worker_that_samples_counts() -> None:
-    idle, sampling = GuidanceCounts(), GuidanceCounts(guided=3, unguided=1)
-    assert await vllm_engine([idle, sampling]).guidance_counts() == sampling
+async def test_images_of_several_workers_count_once() -> None:
+    workers = [GuidanceCounts(guided=3, unguided=1), GuidanceCounts(guided=3, unguided=1)]
+    assert await vllm_engine(workers).guidance_counts() == workers[0]
 
 
 async def test_workers_with_another_extension_are_not_asked() -> None:
