@@ -191,7 +191,7 @@ def test_plugin_import_is_cheap(root):
 def test_make_help_lists_every_documented_target(root):
     done = run("make", "--no-print-directory", root=root, MAKEFLAGS="")
     listed = set(re.findall(r"^  make ([\w-]+)", done.stdout, flags=re.MULTILINE))
-    assert listed == {"help", "serve", "image", "test", "deploy-test", "lint", "types", "bench", "clean"}
+    assert listed == {"help", "serve", "image", "test", "deploy-test", "fault-test", "lint", "types", "bench", "clean"}
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "dev"])

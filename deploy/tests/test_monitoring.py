@@ -216,7 +216,7 @@ def wait_for_target(url: str, process: subprocess.Popen[bytes], log: Path) -> No
         assert process.poll() is None, log.read_text()
         try:
             reply = httpx.get(f"{url}/api/v1/query", params={"query": "llamagen_ready == 1"}).json()
-        except httpx.TransportError:
+        except (httpx.TransportError, json.JSONDecodeError):  # while it starts, its replies are plain text
             reply = {}
         if reply.get("data", {}).get("result"):
             return

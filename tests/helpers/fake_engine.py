@@ -6,9 +6,11 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from llamagen_server.core.errors import EngineStoppedError
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
+from vllm_llamagen.guidance_counts import GuidanceCounts
 
 
 class FakeEngine:
@@ -23,6 +25,8 @@ class FakeEngine:
         self.go_on = asyncio.Event()
         """While cleared, no request gets its first code."""
         self.go_on.set()
+        self.queue_seconds = 0.0
+        """What each output reports."""
         self.step = 0.0
         """Seconds before each output."""
         self.delay = 0.0
@@ -32,6 +36,7 @@ class FakeEngine:
         self.error_seeds: frozenset[int] | None = None
         """Seeds that ``error`` applies to; None: all."""
         self.dead = False
+        self.counts = GuidanceCounts()
         self._arrival = asyncio.Condition()
 
     async def until_requested(self, count: int) -> None:
@@ -51,16 +56,23 @@ class FakeEngine:
             self.aborted.append(request.request_id)
             raise
 
+    def _count(self, request: EngineRequest) -> None:
+        if request.sampling.cfg_scale == 1:
+            self.counts.conditional += 1
+        else:
+            self.counts.guided += 1
+
     async def _sample(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         seed = request.sampling.seed
         await asyncio.sleep(self.delay)
         fails = self.error is not None and (self.error_seeds is None or seed in self.error_seeds)
         if not fails:
             await self.go_on.wait()
+        self._count(request)
         condition = request.condition if isinstance(request.condition, int) else tuple(request.condition.shape)
         noise = random.Random(repr((condition, request.sampling.cfg_scale, seed)))
         forced = dict(enumerate(request.forced_tokens))
-        image = EngineOutput(list(request.prefix_tokens), [])
+        image = EngineOutput(list(request.prefix_tokens), [], self.queue_seconds)
         for token in range(len(image.codes), self.num_image_tokens):
             if fails and token >= self.error_at:
                 assert self.error is not None
@@ -84,6 +96,10 @@ class FakeEngine:
     async def check_health(self) -> None:
         if self.dead:
             raise EngineStoppedError("the engine stopped; see the server's log")
+
+    async def guidance_counts(self) -> GuidanceCounts:
+        await self.check_health()
+        return replace(self.counts)
 
     def shutdown(self) -> None:
         self.dead = True

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from llamagen_server.engine.environment import engine_environment
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.engine_settings import LlamaGenSettings
+from vllm_llamagen.guidance_counts import EXTENSION
 from vllm_llamagen.vllm_compat import AsyncEngineArgs, VllmConfig, current_platform
 
 
@@ -27,6 +28,7 @@ def test_guidance_needs_no_flag(class_model_dir: Path, text_model_dir: Path) -> 
         assert config.model_config.logits_processors == ["vllm_llamagen.runner_v1:GuidanceV1"]
         assert config.model_config.logprobs_mode == "processed_logprobs"
         assert config.model_config.skip_tokenizer_init
+        assert config.parallel_config.worker_extension_cls == EXTENSION
         assert config.model_config.enable_prompt_embeds == prompt_embeds
         assert config.scheduler_config.enable_chunked_prefill != current_platform.is_cpu()
 
@@ -42,6 +44,17 @@ def test_flags_of_the_user_stay(class_model_dir: Path) -> None:
     assert config.model_config.logprobs_mode == "processed_logits"
 
 
+def test_a_worker_extension_of_the_user_stays_and_is_reported_once(
+    class_model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        config = assemble(class_model_dir, worker_extension_cls="other.Extension")
+    assert config.parallel_config.worker_extension_cls == "other.Extension"
+    assert [record.message for record in caplog.records if record.name == "vllm_llamagen.engine_settings"] == [
+        "--worker-extension-cls is other.Extension: the metrics of guidance are not counted"
+    ]
+
+
 def test_the_model_runner_decides_the_processor() -> None:
     model = SimpleNamespace(
         hf_config=LlamaGenConfig(), logits_processors=None, logprobs_mode="raw_logprobs", max_model_len=257
@@ -49,7 +62,7 @@ def test_the_model_runner_decides_the_processor() -> None:
     config: Any = SimpleNamespace(
         model_config=model,
         use_v2_model_runner=True,
-        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1, worker_extension_cls=""),
         scheduler_config=SimpleNamespace(verify_max_model_len=lambda length: None),
     )
     LlamaGenSettings.verify_and_update_config(config)

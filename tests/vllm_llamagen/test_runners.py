@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from vllm import SamplingParams
@@ -99,9 +100,27 @@ def test_v1_forces_tokens_and_continues_images() -> None:
 
 def v2(**config: Any) -> GuidanceV2:
     states = SimpleNamespace(
-        max_num_reqs=4, device=torch.device("cpu"), prompt_len=SimpleNamespace(gpu=torch.tensor([1, 1, 5, 17]))
+        max_num_reqs=4,
+        device=torch.device("cpu"),
+        prompt_len=on_both([1, 1, 5, 17]),
+        prefill_len=on_both([1, 1, 5, 17]),
     )
     return GuidanceV2(vllm_config(**config), states)
+
+
+def on_both(values: list[int]) -> SimpleNamespace:
+    """Numbers that the V2 runner has on the host and on the device."""
+    return SimpleNamespace(np=np.array(values), gpu=torch.tensor(values))
+
+
+def context(slots: list[int], pos: list[int]) -> SimpleNamespace:
+    """A step of the V2 runner: the slot of each row, and the position of the token that it reads."""
+    return SimpleNamespace(
+        expanded_idx_mapping=torch.tensor(slots),
+        pos=torch.tensor(pos),
+        idx_mapping_np=np.array(slots),
+        seq_lens_upper_bound_np=np.array(pos) + 1,
+    )
 
 
 def test_v2_reads_slots_and_positions() -> None:
@@ -111,7 +130,7 @@ def test_v2_reads_slots_and_positions() -> None:
     processor.apply_staged_writes()
     logits = torch.cat([torch.ones(4, CODES), torch.zeros(4, CODES)], dim=1)
     # rows: slot 1 at image token 2 (guided), slot 1 at token 3 (not any more), slot 0, slot 2 at its first token
-    ctx = SimpleNamespace(expanded_idx_mapping=torch.tensor([1, 1, 0, 2]), pos=torch.tensor([2, 3, 40, 4]))
+    ctx = context([1, 1, 0, 2], [2, 3, 40, 4])
     assert processor.apply(logits, ctx)[:, 0].tolist() == [2.0, 1.0, 4.0, 0.5]
     processor.add_request(1, SamplingParams())  # the slot's next occupant
     processor.apply_staged_writes()
@@ -124,7 +143,7 @@ def test_v2_forces_tokens_and_continues_images() -> None:
     processor.apply_staged_writes()
     logits = torch.cat([torch.ones(2, CODES), torch.zeros(2, CODES)], dim=1)
     # slot 2 has a prompt of 5: its rows are image tokens 4 (forced, guided) and 5 (sampled, after the interval)
-    ctx = SimpleNamespace(expanded_idx_mapping=torch.tensor([2, 2]), pos=torch.tensor([4, 5]))
+    ctx = context([2, 2], [4, 5])
     rows = processor.apply(logits, ctx)
     assert rows[0].isfinite().nonzero().flatten().tolist() == [2]
     assert rows.max(dim=1).values.tolist() == [4.0, 1.0]

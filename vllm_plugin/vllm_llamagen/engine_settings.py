@@ -6,8 +6,14 @@ starts the engine. So ``vllm serve DIR``, ``vllm.LLM(DIR)`` and ``llamagen serve
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
 from vllm_llamagen.checks import check_engine, logits_processor
+from vllm_llamagen.guidance_counts import EXTENSION
 from vllm_llamagen.vllm_compat import MODELS_CONFIG_MAP, VerifyAndUpdateConfig, VllmConfig, current_platform
+
+logger = logging.getLogger(__name__)
 
 
 class LlamaGenSettings(VerifyAndUpdateConfig):
@@ -28,10 +34,20 @@ class LlamaGenSettings(VerifyAndUpdateConfig):
         model.logits_processors = [ours, *(p for p in model.logits_processors or [] if p != ours)]
         if model.logprobs_mode.startswith("raw"):
             model.logprobs_mode = "processed_logprobs"
+        parallel = vllm_config.parallel_config
+        parallel.worker_extension_cls = parallel.worker_extension_cls or EXTENSION
+        if parallel.worker_extension_cls != EXTENSION:
+            _log_missing_counts(parallel.worker_extension_cls)
         if current_platform.is_cpu():  # vLLM cannot undo a seeded sample there
             vllm_config.scheduler_config.enable_chunked_prefill = False
             vllm_config.scheduler_config.verify_max_model_len(model.max_model_len)
         check_engine(vllm_config)
+
+
+@cache
+def _log_missing_counts(extension: str) -> None:
+    """Logs it once, although vLLM calls the hook again and again."""
+    logger.warning("--worker-extension-cls is %s: the metrics of guidance are not counted", extension)
 
 
 def register_settings(architecture: str) -> None:

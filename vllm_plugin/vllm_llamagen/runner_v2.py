@@ -15,6 +15,7 @@ from vllm_llamagen.guidance import (
     mix_branches,
     pad_vocab,
 )
+from vllm_llamagen.guidance_counts import ImageGuidance, count_unguided
 from vllm_llamagen.vllm_compat import LogitsContext, LogitsProcessorV2, LogitsProcRequestState, VllmConfig
 
 
@@ -22,6 +23,7 @@ class GuidanceV2(LogitsProcessorV2):
     """Mixes the branches of each row with its request's scale, then applies forced tokens.
 
     A request keeps one slot for as long as it lives; tables on the device hold its scales and forced tokens by slot.
+    Every request of a step is accounted for in `guidance_counts`, from what the host knows: nothing waits for the GPU.
     """
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
@@ -35,13 +37,17 @@ class GuidanceV2(LogitsProcessorV2):
         self.forced = torch.full(shape, -1, device=device)
         self.start_index = torch.zeros(req_states.max_num_reqs, dtype=torch.int64, device=device)
         self.entered: dict[int, Guidance] = {}
+        self.images: dict[int, ImageGuidance] = {}
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         check_params(sampling_params)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        self.entered[req_idx] = Guidance.from_params(sampling_params, self.default)
+        guidance = self.entered[req_idx] = Guidance.from_params(sampling_params, self.default)
+        asked = any(scale != 1 for scale in guidance.scales(self.num_tokens)[guidance.start_index :])
+        done = self.req_states.prefill_len.np[req_idx] - self.req_states.prompt_len.np[req_idx]
+        self.images[req_idx] = ImageGuidance(asked, int(done))
         return True
 
     def apply_staged_writes(self) -> None:
@@ -56,10 +62,23 @@ class GuidanceV2(LogitsProcessorV2):
         slots = ctx.expanded_idx_mapping
         token = ctx.pos + 1 - self.req_states.prompt_len.gpu[slots] + self.start_index[slots]
         token = token.clamp(0, self.num_tokens - 1)
-        return force_tokens(self.mix(logits, self.scales[slots, token]), self.forced[slots, token])
+        mixed = self.mix(logits, self.scales[slots, token], ctx)
+        return force_tokens(mixed, self.forced[slots, token])
 
-    def mix(self, logits: Tensor, scale: Tensor) -> Tensor:
-        return mix_branches(logits, scale, self.vocab_size)
+    def mix(self, logits: Tensor, scale: Tensor, ctx: LogitsContext) -> Tensor:
+        mixed = mix_branches(logits, scale, self.vocab_size)
+        self.note_requests(ctx, mixed=logits.shape[1] == 2 * self.codebook_size)
+        return mixed
+
+    def note_requests(self, ctx: LogitsContext, mixed: bool) -> None:
+        """Notes that a token of each request of the step is sampled now."""
+        slots = ctx.idx_mapping_np
+        tokens = ctx.seq_lens_upper_bound_np - self.req_states.prompt_len.np[slots]
+        for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True):
+            if (image := self.images.get(slot)) is None:  # its scales were never written
+                count_unguided()
+                image = self.images[slot] = ImageGuidance(asked=False, done=1)
+            image.sample(max(0, token), mixed and slot not in self.entered)
 
 
 class UnguidedV2(GuidanceV2):
@@ -69,5 +88,6 @@ class UnguidedV2(GuidanceV2):
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         check_unguided_params(sampling_params)
 
-    def mix(self, logits: Tensor, scale: Tensor) -> Tensor:
+    def mix(self, logits: Tensor, scale: Tensor, ctx: LogitsContext) -> Tensor:
+        self.note_requests(ctx, mixed=False)
         return pad_vocab(logits.float(), self.vocab_size)

@@ -12,6 +12,7 @@ from llamagen_server.api import errors, openapi
 from llamagen_server.api.middleware.access_log import AccessLog
 from llamagen_server.api.middleware.api_key import ApiKeys
 from llamagen_server.api.middleware.body_limit import BodyLimit
+from llamagen_server.api.middleware.tracing import Tracing
 from llamagen_server.api.routes import generate, health, image_codec, image_store, models, openai_images, playground
 from llamagen_server.pipeline.pipeline import Pipeline
 
@@ -44,6 +45,7 @@ def create_app(
     app.add_middleware(BodyLimit)
     if api_keys:
         app.add_middleware(ApiKeys, keys=api_keys)
+    app.add_middleware(Tracing)
     app.add_middleware(AccessLog)  # the last one is the outermost
     errors.install(app)
     openapi.install(app, needs_key=bool(api_keys))

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from fastapi import Request
 from pydantic import BaseModel
 
-from llamagen_server.core import metrics
+from llamagen_server.core import telemetry
 from llamagen_server.core.results import GenerationResult, Pixels
 from llamagen_server.image_files.files import OutputFormat, make_image_file
 
@@ -33,7 +33,7 @@ class Usage(BaseModel):
 
 async def image_file(pixels: Pixels, output_format: OutputFormat, quality: int = 95) -> bytes:
     """Returns the bytes of an image file, made off the event loop."""
-    with metrics.STAGE.labels("file").time():
+    with telemetry.stage("file"):
         return await asyncio.to_thread(make_image_file, pixels, output_format, quality)
 
 

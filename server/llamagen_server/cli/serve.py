@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
     from llamagen_server.cli.loading import load_pipeline
     from llamagen_server.pipeline.build import open_model
     from llamagen_server.serving.http import listen, serve_http
+    from llamagen_server.serving.tracing import start_tracing
 
     if args.shutdown_timeout < 0:
         raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
     restarts = RestartPolicy(args.max_restarts, args.restart_window, args.hang_timeout)
     model = open_model(args.model_dir or args.model, args.cfg_branches)
     keys = collect_keys(args.api_key, args.api_key_file)
+    start_tracing(args.otlp_traces_endpoint)
     with listen(args.host, args.port) as listener:
         load = partial(
             load_pipeline,

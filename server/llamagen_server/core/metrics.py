@@ -41,14 +41,21 @@ LAG = Histogram(
 FIRST_PREVIEW = Histogram(
     "llamagen_first_preview_seconds", "Seconds from a request to the first preview of its first image.", buckets=SECONDS
 )
-REQUEST = Histogram(
-    "llamagen_request_seconds", "Seconds from a request for images to its end, whatever its outcome.", buckets=SECONDS
+GUIDED = Counter(
+    "llamagen_guided_images",
+    "Images that the engine began, by the branches that their tokens are sampled from. "
+    "2: guided, both branches are mixed; 1: cfg_scale is 1, the conditional branch alone.",
+    ["branches"],
 )
-
+UNGUIDED = Counter("llamagen_unguided", "Images that asked for guidance and were sampled without it; must stay 0.")
 ENGINE_RESTARTS = Counter(
     "llamagen_engine_restarts", "Engines that were replaced, by the way the last one failed.", ["how"]
 )
 IMAGES_RESUMED = Counter("llamagen_images_resumed", "Images that went on in a new engine.")
+TASKS = Gauge("llamagen_event_loop_tasks", "asyncio tasks of the server.")
+REQUEST = Histogram(
+    "llamagen_request_seconds", "Seconds from a request for images to its end, whatever its outcome.", buckets=SECONDS
+)
 
 OUTCOMES = ("ok", "refused", "overloaded", "late", "abandoned", "failed")
 REASONS = ("full", "share", "deadline")
@@ -69,6 +76,18 @@ for _stage in STAGES:
     STAGE.labels(_stage)
 for _stage in ("text", "decode", "encode"):
     WAITING.labels(_stage)
+for _branches in ("1", "2"):
+    GUIDED.labels(_branches)
+
+
+def _count_tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # read outside the event loop
+        return 0
+
+
+TASKS.set_function(_count_tasks)
 
 
 async def watch_event_loop() -> None:

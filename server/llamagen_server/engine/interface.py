@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from llamagen_server.core.sampling import Sampling
+from vllm_llamagen.guidance_counts import GuidanceCounts
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class EngineRequest:
     logprobs: bool = False
     priority: int = 0
     """Waiting images with a lower value start first; among equals the order is that of arrival."""
+    trace_headers: Mapping[str, str] | None = None
+    """Headers by which the engine continues the request's trace."""
 
 
 @dataclass
@@ -38,6 +41,8 @@ class EngineOutput:
     """In raster order, the prefix tokens included."""
     logprobs: list[float]
     """As in `core.results.GeneratedImage`."""
+    queue_seconds: float = 0.0
+    """Time that the image waited in the engine's queue; 0 if the engine does not report it."""
 
 
 class Engine(Protocol):
@@ -63,6 +68,14 @@ class Engine(Protocol):
 
     async def check_health(self) -> None:
         """Raises `EngineStoppedError` if the engine ended for good."""
+        ...
+
+    async def guidance_counts(self) -> GuidanceCounts | None:
+        """Returns the counts of the images that the engine has begun; None if it does not count them.
+
+        Raises:
+            EngineError: the engine is not running.
+        """
         ...
 
     def shutdown(self) -> None:

@@ -21,6 +21,7 @@ from llamagen_server.core.errors import EngineError, EngineStoppedError
 from llamagen_server.core.options import RestartPolicy
 from llamagen_server.engine.interface import Engine, EngineOutput, EngineRequest
 from llamagen_server.engine.suspects import Suspects
+from vllm_llamagen.guidance_counts import GuidanceCounts
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,10 @@ class SupervisedEngine:
         self._supervise()
         if self._failure:
             raise self._failure
+
+    async def guidance_counts(self) -> GuidanceCounts | None:
+        life = self._life
+        return await life.engine.guidance_counts() if life else None
 
     def shutdown(self) -> None:
         life = self._life

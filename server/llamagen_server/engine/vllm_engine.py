@@ -18,9 +18,10 @@ from llamagen_server.core.errors import EngineError, EngineStoppedError, Invalid
 from llamagen_server.engine.arguments import EnginePlan
 from llamagen_server.engine.environment import engine_environment
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
+from vllm_llamagen.guidance_counts import EXTENSION, GuidanceCounts
 
 if TYPE_CHECKING:
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, RequestOutput, SamplingParams
 
     from vllm_llamagen.vllm_compat import EngineClient
 
@@ -61,13 +62,17 @@ class VLLMEngine:
 
         image = EngineOutput(list(request.prefix_tokens), [])
         try:
-            # The priority counts with --scheduling-policy priority only; vLLM ignores it otherwise.
             outputs = self._running().generate(
-                self._prompt(request), self._params(request), request.request_id, priority=request.priority
+                self._prompt(request),
+                self._params(request),
+                request.request_id,
+                trace_headers=request.trace_headers,
+                priority=request.priority,  # counts with --scheduling-policy priority only; vLLM ignores it otherwise
             )
             async with aclosing(outputs):
                 async for output in outputs:
                     [new] = output.outputs
+                    image.queue_seconds = _queue_seconds(output)
                     image.codes += new.token_ids
                     if new.logprobs:
                         image.logprobs += [p[code].logprob for p, code in zip(new.logprobs, new.token_ids, strict=True)]
@@ -91,6 +96,19 @@ class VLLMEngine:
             await self._running().check_health()
         except EngineDeadError as error:
             raise EngineStoppedError(STOPPED) from error
+
+    async def guidance_counts(self) -> GuidanceCounts | None:
+        """Returns the worker's counts. Data-parallel engines all answer, but vLLM returns only the first one's."""
+        from vllm_llamagen.vllm_compat import EngineDeadError
+
+        llm = self._running()
+        if llm.vllm_config.parallel_config.worker_extension_cls != EXTENSION:
+            return None
+        try:
+            first, *_ = await llm.collective_rpc("guidance_counts")
+        except EngineDeadError as error:
+            raise EngineStoppedError(STOPPED) from error
+        return GuidanceCounts(**first)  # tensor-parallel workers all sample every image
 
     def shutdown(self) -> None:
         # The reference goes too: vLLM's destructor fails when the interpreter is already taking its modules apart.
@@ -217,3 +235,9 @@ def _cpu_seconds(process: psutil.Process) -> float:
     except psutil.NoSuchProcess:
         return 0.0
     return float(times.user + times.system)
+
+
+def _queue_seconds(output: RequestOutput) -> float:
+    """Returns 0 if vLLM keeps no statistics (``--disable-log-stats``)."""
+    times = output.metrics
+    return times.scheduled_ts - times.queued_ts if times and times.scheduled_ts else 0.0

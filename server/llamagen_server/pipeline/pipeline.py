@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from llamagen_server.core import metrics
+from llamagen_server.core import metrics, telemetry
 from llamagen_server.core.errors import EngineError, InvalidRequestError
 from llamagen_server.core.options import Limits
 from llamagen_server.core.request import MAX_SEED, ImageRequest
@@ -107,6 +107,7 @@ class Pipeline:
         """
         async with self._accept(request, client) as places:
             start = time.perf_counter()
+            telemetry.annotate(n=request.n)
             sampling = self._sampling(request)
             condition = await self._condition(request, client)
             timings = Timings(text_ms=_since(start))
@@ -181,10 +182,12 @@ class Pipeline:
 
     async def _image(self, job: _Job, j: int) -> _Timed:
         seed = job.sampling.seed + j
-        start = time.perf_counter()
-        with metrics.STAGE.labels("engine").time():
+        start, began = time.perf_counter(), time.time()
+        with telemetry.stage("engine", image=j):
             output = await self._sample(job, j, seed)
-        engine_ms = _since(start)
+            engine_ms = _since(start)
+            generate = engine_ms / 1000 - output.queue_seconds
+            telemetry.record_spans(began, queue=output.queue_seconds, generate=max(0.0, generate))
         start = time.perf_counter()
         pixels = await self._pixels(job, output.codes) if job.pixels else np.zeros((0, 0, 3), np.uint8)
         decode_ms = _since(start)
@@ -213,6 +216,7 @@ class Pipeline:
             update_every=schedule.update_every,
             logprobs=job.logprobs,
             priority=job.places[j].round,
+            trace_headers=telemetry.trace_headers(),
         )
         reported = 0
         async with aclosing(self.engine.generate(request)) as outputs:
@@ -236,11 +240,11 @@ class Pipeline:
         return await asyncio.to_thread(job.inpainting.compose, pixels) if job.inpainting else pixels
 
     async def _decode_image(self, codes: Sequence[int], client: str) -> Pixels:
-        with metrics.STAGE.labels("decode").time():
+        with telemetry.stage("decode"):
             return await self.image_tokenizer.decode_image(codes, client)
 
     async def _encode_image(self, pixels: Pixels, client: str) -> list[int]:
-        with metrics.STAGE.labels("encode").time():
+        with telemetry.stage("encode"):
             return await self.image_tokenizer.encode_image(pixels, client)
 
     def _sampling(self, request: ImageRequest) -> Sampling:
@@ -261,7 +265,7 @@ class Pipeline:
             return condition
         assert self._text is not None
         try:
-            with metrics.STAGE.labels("text").time():
+            with telemetry.stage("text"):
                 return await self._text(condition, client)
         except ValueError as error:
             raise InvalidRequestError(str(error), "prompt") from None

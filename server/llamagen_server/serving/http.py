@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from llamagen_server.api.app import create_app
 from llamagen_server.core import metrics
+from llamagen_server.engine.guidance_watch import watch_guidance
 from llamagen_server.pipeline.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
@@ -92,12 +93,14 @@ class _Service:
             self.server.should_exit = True
             await asyncio.wait({serving})
             raise
+        counting = asyncio.create_task(watch_guidance(pipeline.engine))
         try:
             await self._watch(pipeline, serving)
         finally:
             self.server.should_exit = True
             await asyncio.wait({serving})
             watching.cancel()
+            counting.cancel()
             pipeline.shutdown()
             logger.info("stopped")
 

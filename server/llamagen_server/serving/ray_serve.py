@@ -88,9 +88,14 @@ class ImageServer:
         logging.getLogger("llamagen_server").setLevel(logging.INFO)
         from llamagen_server.api.middleware.api_key import collect_keys
         from llamagen_server.core import metrics
+        from llamagen_server.engine.guidance_watch import GuidanceWatch
+        from llamagen_server.serving.tracing import start_tracing
+
+        start_tracing(args.engine.get("otlp_traces_endpoint"))
 
         keys = collect_keys(files=args.api_key_files)
         self._pipeline, name = _load(args)
+        self._guidance = GuidanceWatch()
         self._app = _create_app(name, self._pipeline, keys)
         metrics.READY.set_function(lambda: self._pipeline.engine.is_running)
         logger.info("%s is ready", name)
@@ -102,6 +107,7 @@ class ImageServer:
     async def check_health(self) -> None:
         """Called by Ray now and then; an error makes it replace the replica."""
         await self._pipeline.engine.check_health()
+        await self._guidance.poll(self._pipeline.engine)
 
     def __del__(self) -> None:
         """Called by Ray after the replica has drained."""

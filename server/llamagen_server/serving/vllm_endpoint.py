@@ -20,9 +20,11 @@ from starlette.types import Scope
 
 from llamagen_server.api.app import IMAGE_ROUTES, create_app
 from llamagen_server.core import metrics
+from llamagen_server.engine.guidance_watch import watch_guidance
 from llamagen_server.engine.vllm_engine import VLLMEngine
 from llamagen_server.pipeline.build import load_stages, open_model
 from llamagen_server.pipeline.pipeline import Pipeline
+from llamagen_server.serving.tracing import start_tracing
 from vllm_llamagen.config import LlamaGenConfig
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ class ImageEndpoints:
             SystemExit: the model cannot be served; ends the server with one line.
         """
         try:
-            self.images.state.pipeline = await asyncio.to_thread(_build_pipeline, engine_client, args.model)
+            start_tracing(args.otlp_traces_endpoint)
+            pipeline = self.images.state.pipeline = await asyncio.to_thread(_build_pipeline, engine_client, args.model)
         except torch.OutOfMemoryError:
             raise SystemExit(
                 "llamagen: the engine left too little GPU memory for text encoder and image tokenizer: "
@@ -57,7 +60,8 @@ class ImageEndpoints:
             ) from None
         except ValueError as error:
             raise SystemExit(f"llamagen: {error}") from None
-        metrics.READY.set_function(lambda: self.images.state.pipeline.engine.is_running)
+        metrics.READY.set_function(lambda: pipeline.engine.is_running)
+        self._counting = asyncio.create_task(watch_guidance(pipeline.engine))
 
 
 class _ImageRoutes(Mount):

@@ -25,12 +25,12 @@ class Client:
         self.closed = False
 
     async def generate(
-        self, prompt: Any, params: Any, request_id: str, *, priority: int = 0
+        self, prompt: Any, params: Any, request_id: str, *, trace_headers: Any = None, priority: int = 0
     ) -> AsyncGenerator[SimpleNamespace]:
         self.calls.append((prompt, params.seed, request_id, priority))
         try:
             while True:
-                yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=[5], logprobs=None)])
+                yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=[5], logprobs=None)], metrics=None)
         finally:
             self.closed = True
 

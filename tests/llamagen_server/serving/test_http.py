@@ -49,6 +49,22 @@ def requests(count: int, **fields: Any) -> list[dict[str, Any]]:
     ]
 
 
+async def test_every_image_that_asks_for_guidance_gets_it(server: Server) -> None:
+    """Counted in the engine's process, where the branches are mixed."""
+    guided, conditional = [await metric(server, "llamagen_guided_images_total", branches) for branches in ("2", "1")]
+    bodies = [{"prompt": "a red circle", "n": 3, "cfg_scale": scale} for scale in (4.0, 1.0, 1.5)]
+    async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
+        await asyncio.gather(*(generate(client, body) for body in bodies))
+
+    async def are_counted() -> bool:
+        return await metric(server, "llamagen_guided_images_total", "1") >= conditional + 3
+
+    await until(are_counted)
+    assert await metric(server, "llamagen_guided_images_total", "2") == guided + 6
+    assert await metric(server, "llamagen_guided_images_total", "1") == conditional + 3
+    assert await metric(server, "llamagen_unguided_total") == 0
+
+
 async def together_and_alone(server: Server, bodies: list[dict[str, Any]]) -> list[bool]:
     """Sends requests concurrently, then one by one; True for each image that is the same to the byte."""
     async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
@@ -111,11 +127,12 @@ async def accepted(server: Server, finished: float, images: int) -> bool:
     return in_flight + await metric(server, "llamagen_images_total") - finished >= images
 
 
-async def metric(server: Server, name: str) -> float:
-    """The sum of a metric's samples."""
+async def metric(server: Server, name: str, label: str | None = None) -> float:
+    """The sum of a metric's samples, or of those with a label of this value."""
     async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
         text = (await client.get("/metrics")).text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.name == name]
+    samples = [s for s in samples if label is None or label in s.labels.values()]
     assert samples, name
     return sum(sample.value for sample in samples)
 

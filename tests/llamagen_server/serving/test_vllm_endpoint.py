@@ -93,7 +93,7 @@ async def test_the_hosts_keys_protect_every_image_route(monkeypatch: pytest.Monk
 async def test_a_model_that_cannot_be_served_ends_the_server_with_one_line(config: Any, line: str) -> None:
     _, plugin = host_with_plugin("no/such/directory")
     engine = SimpleNamespace(model_config=SimpleNamespace(hf_config=config))
-    args = argparse.Namespace(model="no/such/directory")
+    args = argparse.Namespace(model="no/such/directory", otlp_traces_endpoint=None)
     with pytest.raises(SystemExit, match=line) as ended:
         await plugin.init_state(engine, SimpleNamespace(), args)  # type: ignore[arg-type]
     assert str(ended.value).startswith("llamagen: no/such/directory")
