@@ -83,7 +83,7 @@ async def _stream(client: httpx.AsyncClient, body: dict[str, Any]) -> Pixels:
 
 
 def _form(body: dict[str, Any]) -> dict[str, Any]:
-    fields = {"prompt": "x", "keep_rows": "3"} | {name: str(value) for name, value in body.items()}
+    fields = {"keep_rows": "3"} | {name: str(value) for name, value in body.items()}
     return {"data": fields, "files": {"image": png(Image.new("RGB", (64, 64), (200, 30, 90)))}}
 
 

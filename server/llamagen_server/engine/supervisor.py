@@ -96,6 +96,7 @@ class _Run:
     def take(self, output: EngineOutput) -> bool:
         """Keeps what is new in an output of the engine. Returns whether anything is."""
         known = self.output
+        known.queue_seconds = output.queue_seconds
         if len(output.codes) <= len(known.codes):
             return False
         known.codes += output.codes[len(known.codes) :]
