@@ -42,7 +42,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="file with one key per line, such as a mounted secret; repeatable",
+        help="file with one key per line, such as a mounted secret; repeatable; SIGHUP reads it again",
     )
     add(
         "--max-in-flight",
@@ -61,17 +61,17 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the model, a flag or the address is wrong.
         EngineError: the engine did not start, or ended while serving.
     """
-    from llamagen_server.api.middleware.api_key import collect_keys
+    from llamagen_server.api.middleware.api_key import Keyring
     from llamagen_server.cli.loading import load_pipeline
     from llamagen_server.pipeline.build import open_model
-    from llamagen_server.serving.http import listen, serve_http
+    from llamagen_server.serving.http import HttpOptions, listen, serve_http
 
     if args.shutdown_timeout < 0:
         raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
     if args.max_in_flight < 1:
         raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
     model = open_model(args.model_dir or args.model, args.cfg_branches)
-    keys = collect_keys(args.api_key, args.api_key_file)
+    options = HttpOptions(Keyring.collect(args.api_key, args.api_key_file), args.shutdown_timeout)
     with listen(args.host, args.port) as listener:
         load = partial(
             load_pipeline,
@@ -81,4 +81,4 @@ def run(args: argparse.Namespace) -> None:
             vq_dtype=args.vq_dtype,
             own_process_group=True,
         )
-        serve_http(served_name(args, model), listener, load, keys, args.shutdown_timeout)
+        serve_http(served_name(args, model), listener, load, options)

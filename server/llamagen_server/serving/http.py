@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 import psutil
 import uvicorn
 from fastapi import FastAPI
 
 from llamagen_server.api.app import create_app
+from llamagen_server.api.middleware.api_key import Keyring
 from llamagen_server.core import metrics
 from llamagen_server.pipeline.pipeline import Pipeline
 
@@ -23,6 +26,16 @@ logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30
 """Default seconds that requests in flight have to finish after a stop signal."""
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """Everything about the server that does not concern its model."""
+
+    keyring: Keyring = field(default_factory=Keyring)
+    """If it has keys, each request must carry one of them. SIGHUP reads its files again."""
+    drain_seconds: int = DRAIN_SECONDS
+    """Time for requests in flight after a stop signal; those that take longer are cut off."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -45,22 +58,21 @@ def serve_http(
     name: str,
     listener: socket.socket,
     load: Callable[[], Pipeline],
-    api_keys: Sequence[str] = (),
-    drain_seconds: int = DRAIN_SECONDS,
+    options: HttpOptions,
 ) -> None:
     """Serves until SIGINT or SIGTERM.
 
     Args:
         name: the model's public name.
         load: builds the pipeline; called in a thread while the server already answers 503.
-        api_keys: if there are any, each request must carry one of them.
-        drain_seconds: time for requests in flight after a stop signal; those that take longer are cut off.
 
     Raises:
         ValueError: ``load`` refuses the model or a flag.
         EngineError: the engine did not start, or ended while serving.
     """
-    asyncio.run(_Service(name, listener, load, create_app(name, api_keys=api_keys), drain_seconds).run())
+    if not options.keyring and not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+        logger.warning("no key is configured: whoever reaches this server can use it; --api-key-file sets keys")
+    asyncio.run(_Service(name, listener, load, create_app(name, api_keys=options.keyring), options).run())
 
 
 class _Server(uvicorn.Server):
@@ -70,20 +82,31 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _uvicorn_config(app: FastAPI, options: HttpOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",  # bounds the request line and the headers at 64 KiB; httptools does not
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=options.drain_seconds,
+    )
+
+
 class _Service:
     def __init__(
-        self, name: str, listener: socket.socket, load: Callable[[], Pipeline], app: FastAPI, drain_seconds: int
+        self, name: str, listener: socket.socket, load: Callable[[], Pipeline], app: FastAPI, options: HttpOptions
     ) -> None:
         self.name, self.listener, self.load, self.app = name, listener, load, app
-        self.server = _Server(
-            uvicorn.Config(
-                app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=drain_seconds
-            )
-        )
+        self.keyring = options.keyring
+        self.server = _Server(_uvicorn_config(app, options))
 
     async def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+        if self.keyring.files:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.keyring.reload)
         serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
         watching = asyncio.create_task(metrics.watch_event_loop())
         try:
