@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
 from llamagen_server.core.options import MAX_IN_FLIGHT
+
+if TYPE_CHECKING:
+    from llamagen_server.serving.tls import Tls
 
 EXAMPLE = """example:
   llamagen serve models/t2i-xl --port 8080 --max-num-seqs 64"""
@@ -51,7 +55,23 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="limit of unfinished images; requests beyond it get status 429 (default: %(default)s)",
     )
+    _add_tls_flags(group)
     add_model_flags(parser, group)
+
+
+def _add_tls_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--ssl-certfile", type=Path, metavar="FILE", help="certificate in PEM format; the server then speaks HTTPS")
+    add("--ssl-keyfile", type=Path, metavar="FILE", help="private key of the certificate, unless that file has it too")
+    add("--ssl-keyfile-password", metavar="PASSWORD", help="password of an encrypted key")
+    add("--ssl-ca-certs", type=Path, metavar="FILE", help="certificates that must have signed those of clients")
+    add(
+        "--ssl-cert-reqs",
+        type=int,
+        choices=(0, 1, 2),
+        default=0,
+        help="whether clients need a certificate: 0 no, 1 optional, 2 required (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -71,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     if args.max_in_flight < 1:
         raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
     model = open_model(args.model_dir or args.model, args.cfg_branches)
-    options = HttpOptions(Keyring.collect(args.api_key, args.api_key_file), args.shutdown_timeout)
+    options = HttpOptions(Keyring.collect(args.api_key, args.api_key_file), args.shutdown_timeout, _tls(args))
     with listen(args.host, args.port) as listener:
         load = partial(
             load_pipeline,
@@ -82,3 +102,17 @@ def run(args: argparse.Namespace) -> None:
             own_process_group=True,
         )
         serve_http(served_name(args, model), listener, load, options)
+
+
+def _tls(args: argparse.Namespace) -> Tls | None:
+    """Returns the checked TLS files, None without ``--ssl-certfile``."""
+    from llamagen_server.serving.tls import Tls
+
+    given = {name: value for name, value in vars(args).items() if name.startswith("ssl_") and value}
+    if args.ssl_certfile is None:
+        if given:
+            raise ValueError(f"--{min(given).replace('_', '-')} is given without --ssl-certfile")
+        return None
+    tls = Tls(**{name.removeprefix("ssl_"): value for name, value in given.items()})
+    tls.check()
+    return tls

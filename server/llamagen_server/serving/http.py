@@ -21,6 +21,7 @@ from llamagen_server.api.app import create_app
 from llamagen_server.api.middleware.api_key import Keyring
 from llamagen_server.core import metrics
 from llamagen_server.pipeline.pipeline import Pipeline
+from llamagen_server.serving.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class HttpOptions:
     """If it has keys, each request must carry one of them. SIGHUP reads its files again."""
     drain_seconds: int = DRAIN_SECONDS
     """Time for requests in flight after a stop signal; those that take longer are cut off."""
+    tls: Tls | None = None
+    """None: plain HTTP."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -60,7 +63,7 @@ def serve_http(
     load: Callable[[], Pipeline],
     options: HttpOptions,
 ) -> None:
-    """Serves until SIGINT or SIGTERM.
+    """Serves until SIGINT or SIGTERM; a second one cuts off what is in flight.
 
     Args:
         name: the model's public name.
@@ -72,6 +75,7 @@ def serve_http(
     """
     if not options.keyring and not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
         logger.warning("no key is configured: whoever reaches this server can use it; --api-key-file sets keys")
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off)
     asyncio.run(_Service(name, listener, load, create_app(name, api_keys=options.keyring), options).run())
 
 
@@ -80,6 +84,11 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leaves signals to `_Service`: uvicorn would raise them again before the engine is stopped."""
         yield
+
+
+def _is_no_cut_off(record: logging.LogRecord) -> bool:
+    """False for uvicorn's traceback of a request that is cut off when the server stops."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _uvicorn_config(app: FastAPI, options: HttpOptions) -> uvicorn.Config:
@@ -91,6 +100,7 @@ def _uvicorn_config(app: FastAPI, options: HttpOptions) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=options.drain_seconds,
+        **(options.tls.uvicorn_options() if options.tls else {}),
     )
 
 
@@ -99,7 +109,7 @@ class _Service:
         self, name: str, listener: socket.socket, load: Callable[[], Pipeline], app: FastAPI, options: HttpOptions
     ) -> None:
         self.name, self.listener, self.load, self.app = name, listener, load, app
-        self.keyring = options.keyring
+        self.keyring, self.scheme = options.keyring, "https" if options.tls else "http"
         self.server = _Server(_uvicorn_config(app, options))
 
     async def run(self) -> None:
@@ -125,9 +135,27 @@ class _Service:
             logger.info("stopped")
 
     def _stop(self, number: int) -> None:
+        if self.app.state.draining:
+            self._cut_off()
         self.app.state.draining = True
         metrics.READY.set(0)
-        self.server.handle_exit(number, None)
+        self.server.should_exit = True
+
+    def _cut_off(self) -> None:
+        """Ends the requests in flight now, with status 503, in place of waiting for them."""
+        if self.server.force_exit:
+            return
+        state = self.server.server_state
+        logger.warning("stopping at once: %d requests in flight are cut off", len(state.tasks))
+        self.server.force_exit = True
+        for task in state.tasks:
+            task.cancel()
+        asyncio.get_running_loop().call_later(1, self._abort_connections)
+
+    def _abort_connections(self) -> None:
+        """Closes connections whose clients do not read their replies; the server would wait for them."""
+        for connection in list(self.server.server_state.connections):
+            connection.transport.abort()
 
     async def _load(self, serving: asyncio.Task[None]) -> Pipeline:
         """Loads in a thread, so that the server answers 503 meanwhile."""
@@ -138,8 +166,9 @@ class _Service:
             self._abandon_loading()
         pipeline = self.app.state.pipeline = load.result()
         metrics.READY.set(1)
+        seconds = time.perf_counter() - start
         host, port = self.listener.getsockname()[:2]
-        logger.info("%s is ready after %.0f s: http://%s:%d", self.name, time.perf_counter() - start, host, port)
+        logger.info("%s is ready after %.0f s: %s://%s:%d", self.name, seconds, self.scheme, host, port)
         return pipeline
 
     def _abandon_loading(self) -> None:

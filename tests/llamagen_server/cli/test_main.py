@@ -49,7 +49,16 @@ def test_every_commands_help_has_an_example(command: str, capsys: pytest.Capture
 
 
 def test_the_help_of_serve_shows_our_own_flags_first_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    own = ("--host", "--port", "--api-key", "--api-key-file", "--max-in-flight", "--cfg-branches", "--vq-dtype")
+    own = (
+        "--host",
+        "--port",
+        "--api-key",
+        "--api-key-file",
+        "--ssl-certfile",
+        "--max-in-flight",
+        "--cfg-branches",
+        "--vq-dtype",
+    )
     with pytest.raises(SystemExit):
         cli.main(["serve", "--help"])
     text = capsys.readouterr().out
@@ -158,3 +167,12 @@ def test_a_wrong_key_file_is_one_line(
 
 def test_a_negative_shutdown_timeout_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "shutdown" in fails(capsys, "serve", "--shutdown-timeout", -1)
+
+
+def test_wrong_tls_files_are_reported_before_the_model_loads(
+    capsys: pytest.CaptureFixture[str], class_model_dir: Path, tmp_path: Path
+) -> None:
+    line = fails(capsys, "serve", class_model_dir, "--port", 0, "--ssl-certfile", tmp_path / "x")
+    assert line == f"llamagen serve: --ssl-certfile {tmp_path}/x: No such file or directory"
+    line = fails(capsys, "serve", class_model_dir, "--port", 0, "--ssl-keyfile", tmp_path / "x")
+    assert line == "llamagen serve: --ssl-keyfile is given without --ssl-certfile"

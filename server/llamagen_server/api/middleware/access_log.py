@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -11,7 +12,7 @@ from urllib.parse import quote
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamagen_server.api.errors import error_reply
+from llamagen_server.api.errors import error_reply, unavailable
 from llamagen_server.core import metrics
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class AccessLog:
             if status != "aborted":
                 raise
             await error_reply(error)(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server stops, and its time for requests in flight is over
+            if status == "aborted":
+                await error_reply(unavailable("the server is stopping"))(scope, receive, send_with_id)
+            raise
         finally:
             metrics.REPLIES.labels(status).inc()
             duration = (time.perf_counter() - start) * 1000
