@@ -15,10 +15,11 @@ import torch
 
 from llamagen_server.core.options import MAX_IN_FLIGHT
 from llamagen_server.engine import cpu
-from llamagen_server.engine.arguments import default_flags, free_gpu_share, plan_engine
+from llamagen_server.engine.arguments import EnginePlan, default_flags, free_gpu_share, plan_engine
 from llamagen_server.engine.environment import unchanged_environment
 from llamagen_server.engine.vllm_engine import start_engine
 from llamagen_server.model_dir import ModelDir
+from llamagen_server.pipeline.memory import WeightBytes, check_memory
 from llamagen_server.pipeline.pipeline import Pipeline
 from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
 from llamagen_server.stages.text import TextStage
@@ -74,17 +75,27 @@ def build_pipeline(
         own_process_group: keeps a terminal's Ctrl-C from the engine, which then ends with this process.
 
     Raises:
-        ValueError: a flag or the model is wrong.
+        ValueError: a flag or the model is wrong, or a CPU's memory is too small.
         EngineError: the engine did not start.
     """
     flags = flags or default_flags()
-    plan = plan_engine(flags, str(model.path), model.config)
+    plan = _plan(model, flags)
     if own_process_group:
         plan.environment[OWN_PROCESS_GROUP] = "1"
     image_tokenizer, text = load_stages(model, vq_dtype, decode_workers)
     if stage_device().type == "cuda" and flags.gpu_memory_utilization is None:
         plan.arguments.gpu_memory_utilization = free_gpu_share()
     return Pipeline(model, start_engine(plan), image_tokenizer, text, max_in_flight)
+
+
+def _plan(model: ModelDir, flags: argparse.Namespace) -> EnginePlan:
+    """Plans the engine. On a CPU, weights and KV cache must fit into memory; a GPU's memory is left to vLLM."""
+    if stage_device().type != "cpu":
+        return plan_engine(flags, str(model.path), model.config)
+    weights = WeightBytes.of(model, flags.dtype, flags.data_parallel_size)
+    plan = plan_engine(flags, str(model.path), model.config, weights.total)
+    check_memory(public_name(model), weights, plan.arguments)
+    return plan
 
 
 def load_stages(
