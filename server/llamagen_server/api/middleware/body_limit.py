@@ -13,6 +13,9 @@ MAX_BODY = 2**20
 MAX_IMAGE_BODY = {"/v1/images/edits": 64 * 2**20, "/v1/images/encode": 8 * 2**20}
 """By path, for bodies that hold images. The form of an edit is parsed in pieces."""
 
+MAX_VALUES = 2**16
+"""Brackets and commas of a body of JSON. A value of two bytes, such as ``[]``, takes a hundred in memory."""
+
 
 class BodyLimit:
     """Answers 413 to a body that is too large for its path; before reading it if its length is declared."""
@@ -26,17 +29,22 @@ class BodyLimit:
             return
         limit = MAX_IMAGE_BODY.get(scope["path"], MAX_BODY)
         message = f"the body has more than {limit} bytes"
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length, is_form = headers.get("content-length", ""), headers.get("content-type", "").startswith("multipart/")
         if length.isdecimal() and int(length) > limit:
             raise ApiError(413, message)
-        received = 0
+        received = values = 0
 
         async def limited() -> Message:
-            nonlocal received
+            nonlocal received, values
             part = await receive()
-            received += len(part.get("body", b""))
+            body = part.get("body", b"")
+            received += len(body)
             if received > limit:
                 raise HTTPException(413, message)  # body parsers let an HTTPException through
+            values += 0 if is_form else sum(map(body.count, b"[{,"))
+            if values > MAX_VALUES:
+                raise HTTPException(413, f"the body has more than {MAX_VALUES} values")
             return part
 
         await self.app(scope, limited, send)
