@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
+from llamagen_server.core import logs
+from llamagen_server.core.logs import LOG_FORMATS
 from llamagen_server.core.options import MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -55,6 +57,20 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="limit of unfinished images; requests beyond it get status 429 (default: %(default)s)",
     )
+    add(
+        "--allowed-origins",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin whose pages may call the server from a browser, such as https://example.com; *: all; repeatable "
+        "(default: none)",
+    )
+    add(
+        "--log-format",
+        choices=LOG_FORMATS,
+        default="text",
+        help="json: one object per line, with the id of the request (default: %(default)s)",
+    )
     _add_tls_flags(group)
     add_model_flags(parser, group)
 
@@ -82,16 +98,23 @@ def run(args: argparse.Namespace) -> None:
         EngineError: the engine did not start, or ended while serving.
     """
     from llamagen_server.api.middleware.api_key import Keyring
+    from llamagen_server.api.middleware.cors import check_origins
     from llamagen_server.cli.loading import load_pipeline
     from llamagen_server.pipeline.build import open_model
     from llamagen_server.serving.http import HttpOptions, listen, serve_http
 
+    logs.set_up(args.log_format)
     if args.shutdown_timeout < 0:
         raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
     if args.max_in_flight < 1:
         raise ValueError(f"--max-in-flight is {args.max_in_flight}, must be at least 1")
     model = open_model(args.model_dir or args.model, args.cfg_branches)
-    options = HttpOptions(Keyring.collect(args.api_key, args.api_key_file), args.shutdown_timeout, _tls(args))
+    options = HttpOptions(
+        keyring=Keyring.collect(args.api_key, args.api_key_file),
+        drain_seconds=args.shutdown_timeout,
+        tls=_tls(args),
+        allowed_origins=check_origins(args.allowed_origins),
+    )
     with listen(args.host, args.port) as listener:
         load = partial(
             load_pipeline,

@@ -39,6 +39,8 @@ class HttpOptions:
     """Time for requests in flight after a stop signal; those that take longer are cut off."""
     tls: Tls | None = None
     """None: plain HTTP."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the server from a browser."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -76,7 +78,8 @@ def serve_http(
     if not options.keyring and not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
         logger.warning("no key is configured: whoever reaches this server can use it; --api-key-file sets keys")
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off)
-    asyncio.run(_Service(name, listener, load, create_app(name, api_keys=options.keyring), options).run())
+    app = create_app(name, api_keys=options.keyring, allowed_origins=options.allowed_origins)
+    asyncio.run(_Service(name, listener, load, app, options).run())
 
 
 class _Server(uvicorn.Server):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llamagen_server.core import logs
 from llamagen_server.core.errors import EngineError
 from llamagen_server.core.options import MAX_IN_FLIGHT
 from llamagen_server.engine.environment import set_process_defaults
@@ -76,8 +77,7 @@ class ImageServer:
             EngineError: the engine did not start.
         """
         set_process_defaults()
-        logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
-        logging.getLogger("llamagen_server").setLevel(logging.INFO)
+        logs.set_up()
         from llamagen_server.api.middleware.api_key import Keyring
         from llamagen_server.core import metrics
 

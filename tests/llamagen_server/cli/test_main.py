@@ -55,6 +55,8 @@ def test_the_help_of_serve_shows_our_own_flags_first_and_in_full(capsys: pytest.
         "--api-key",
         "--api-key-file",
         "--ssl-certfile",
+        "--allowed-origins",
+        "--log-format",
         "--max-in-flight",
         "--cfg-branches",
         "--vq-dtype",
@@ -176,3 +178,9 @@ def test_wrong_tls_files_are_reported_before_the_model_loads(
     assert line == f"llamagen serve: --ssl-certfile {tmp_path}/x: No such file or directory"
     line = fails(capsys, "serve", class_model_dir, "--port", 0, "--ssl-keyfile", tmp_path / "x")
     assert line == "llamagen serve: --ssl-keyfile is given without --ssl-certfile"
+
+
+@pytest.mark.parametrize("origin", ["example.com", "https://a.com/", "https://A.com", "null", "", "https://a b", "**"])
+def test_an_origin_that_no_browser_sends_is_refused(capsys: pytest.CaptureFixture[str], origin: str) -> None:
+    line = fails(capsys, "serve", "--allowed-origins", origin)
+    assert line.startswith(f"llamagen serve: --allowed-origins is {origin!r}, must be * or SCHEME://HOST[:PORT]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import ssl
 import threading
@@ -96,6 +98,20 @@ def test_what_outlasts_the_shutdown_timeout_is_cut_off(class_model_dir: Path, tm
         assert client.reply is not None
         assert client.reply.status_code == 503
         assert "Traceback" not in server.log.read_text()
+
+
+def test_a_log_in_json_has_the_request_of_each_line(class_model_dir: Path, tmp_path: Path) -> None:
+    with running(class_model_dir, tmp_path / "log", "--log-format", "json") as server:
+        httpx.get(f"{server.url}/nothing", headers={"x-request-id": "my-id"})
+        assert log_has(server, "my-id")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 0
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    assert all({"time", "level", "logger", "message", "request_id"} <= line.keys() for line in lines)
+    [line] = [line for line in lines if line["request_id"]]
+    assert re.fullmatch(r"GET /nothing 404 \d+ ms", line["message"])
+    assert (line["level"], line["request_id"]) == ("INFO", "my-id")
+    assert lines[-1]["message"] == "stopped"
 
 
 def test_sighup_reads_the_keys_again(class_model_dir: Path, tmp_path: Path) -> None:

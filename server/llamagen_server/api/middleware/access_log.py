@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamagen_server.api.errors import error_reply, unavailable
-from llamagen_server.core import metrics
+from llamagen_server.core import logs, metrics
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class AccessLog:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {}).update(request_id=request_id, start=start)
+        in_log = logs.REQUEST_ID.set(request_id)
         status = "aborted"
 
         async def send_with_id(message: Message) -> None:
@@ -61,3 +62,4 @@ class AccessLog:
             logger.log(
                 level, "%s %s %s %s %.0f ms", request_id, scope["method"], quote(scope["path"]), status, duration
             )
+            logs.REQUEST_ID.reset(in_log)

@@ -8,19 +8,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, HTTPException, Response
 
+from llamagen_server.api.middleware.security_headers import PLAYGROUND
+
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parents[2] / "playground"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 HEADERS = {
     "cache-control": "no-cache",  # browsers revalidate, mostly with 304
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "cross-origin-opener-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
+    **PLAYGROUND,
 }
 
 IfNoneMatch = Annotated[str, Header()]
