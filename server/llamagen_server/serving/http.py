@@ -59,12 +59,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
-def serve_http(
-    name: str,
-    listener: socket.socket,
-    load: Callable[[], Pipeline],
-    options: HttpOptions,
-) -> None:
+def serve_http(name: str, listener: socket.socket, load: Callable[[], Pipeline], options: HttpOptions) -> None:
     """Serves until SIGINT or SIGTERM; a second one cuts off what is in flight.
 
     Args:
@@ -117,7 +112,7 @@ class _Service:
 
     async def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop)
         if self.keyring.files:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.keyring.reload)
         serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
@@ -137,7 +132,7 @@ class _Service:
             pipeline.shutdown()
             logger.info("stopped")
 
-    def _stop(self, number: int) -> None:
+    def _stop(self) -> None:
         if self.app.state.draining:
             self._cut_off()
         self.app.state.draining = True
