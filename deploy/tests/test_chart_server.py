@@ -132,7 +132,7 @@ def test_the_users_environment_replaces_the_charts() -> None:
 
 
 def test_the_server_reads_the_keys_of_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llamagen_server.api.middleware.api_key import collect_keys
+    from llamagen_server.api.middleware.api_key import Keyring
 
     monkeypatch.delenv("LLAMAGEN_API_KEY", raising=False)
     objects = render(CASES["keda"])
@@ -143,7 +143,8 @@ def test_the_server_reads_the_keys_of_the_secret(tmp_path: Path, monkeypatch: py
     assert flags.api_key_file == [Path(mount["mountPath"]) / item["path"]]
     (file := tmp_path / "keys").write_text(objects["Secret"]["stringData"][item["key"]])
     flags.api_key_file = [file]
-    assert collect_keys(flags.api_key, flags.api_key_file) == ["first-key", "second-key"]
+    keyring = Keyring.collect(flags.api_key, flags.api_key_file)
+    assert [bool(keyring.client(key)) for key in (b"first-key", b"second-key", b"third-key")] == [True, True, False]
 
 
 def test_other_keys_restart_the_pods() -> None:

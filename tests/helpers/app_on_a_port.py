@@ -14,7 +14,9 @@ from fastapi import FastAPI
 @contextmanager
 def serve(app: FastAPI) -> Iterator[str]:
     """Serves the app in a thread; yields its address."""
-    config = uvicorn.Config(app, port=0, lifespan="off", ws="none", log_level="error", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, port=0, http="h11", lifespan="off", ws="none", log_level="error", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

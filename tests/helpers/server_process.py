@@ -16,13 +16,20 @@ class Server:
     """Serves a model directory, by default the demo, on a free port. Its output goes to the file ``log``.
 
     ``url`` is set once the model is loaded, which the constructor waits for unless ``wait`` is False. ``arguments``
-    are further flags; a later ``--port`` counts.
+    are further flags; a later ``--port`` counts. ``stuck``: the server of `tests.helpers.stuck_server`.
     """
 
-    def __init__(self, model_dir: Path | None, log: Path, wait: bool = True, arguments: Sequence[str] = ()) -> None:
-        command = [sys.executable, "-m", "llamagen_server", "serve", "--port", "0", "--enforce-eager", *arguments]
-        if model_dir is not None:
-            command.insert(4, str(model_dir))
+    def __init__(
+        self,
+        model_dir: Path | None,
+        log: Path,
+        wait: bool = True,
+        arguments: Sequence[str] = (),
+        stuck: bool = False,
+    ) -> None:
+        module = ["tests.helpers.stuck_server"] if stuck else ["llamagen_server", "serve"]
+        model = [] if model_dir is None else [str(model_dir)]
+        command = [sys.executable, "-m", *module, *model, "--port", "0", "--enforce-eager", *arguments]
         self.log = log
         with log.open("w") as output:  # in a session of its own, as a terminal gives it a process group of its own
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
@@ -40,7 +47,7 @@ class Server:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() - start < 600, self.log.read_text()
             time.sleep(0.2)
-            if ready := re.search(r"is ready after \d+ s: (http://\S+)", self.log.read_text()):
+            if ready := re.search(r"is ready after \d+ s: (https?://[\w.:-]+)", self.log.read_text()):
                 self.url = ready[1]
 
     def engine(self) -> psutil.Process:

@@ -9,9 +9,11 @@ from fastapi import FastAPI
 
 from llamagen_server import __version__
 from llamagen_server.api import errors, openapi
+from llamagen_server.api.middleware import cors
 from llamagen_server.api.middleware.access_log import AccessLog
-from llamagen_server.api.middleware.api_key import ApiKeys
+from llamagen_server.api.middleware.api_key import ApiKeys, Keyring
 from llamagen_server.api.middleware.body_limit import BodyLimit
+from llamagen_server.api.middleware.security_headers import SecurityHeaders
 from llamagen_server.api.middleware.tracing import Tracing
 from llamagen_server.api.routes import generate, health, image_codec, image_store, models, openai_images, playground
 from llamagen_server.pipeline.pipeline import Pipeline
@@ -23,8 +25,9 @@ ROUTES = (*IMAGE_ROUTES, health)
 def create_app(
     model_name: str,
     pipeline: Pipeline | None = None,
-    api_keys: Sequence[str] = (),
+    api_keys: Keyring | Sequence[str] = (),
     routes: Sequence[ModuleType] = ROUTES,
+    allowed_origins: Sequence[str] = (),
 ) -> FastAPI:
     """Builds the app.
 
@@ -34,7 +37,9 @@ def create_app(
             when ``app.state.draining`` is set.
         api_keys: if there are any, each request must carry one of them.
         routes: modules of `api.routes`; another server that includes this app has its own `health`.
+        allowed_origins: origins whose pages may call the server, as `cors.check_origins` returns them.
     """
+    keyring = api_keys if isinstance(api_keys, Keyring) else Keyring(api_keys)
     app = FastAPI(title="llamagen-serve", version=__version__, description="LlamaGen behind OpenAI's images API.")
     app.state.model_name = model_name
     app.state.pipeline = pipeline
@@ -43,10 +48,11 @@ def create_app(
     for module in routes:
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
-    if api_keys:
-        app.add_middleware(ApiKeys, keys=api_keys)
+    app.add_middleware(ApiKeys, keyring=keyring)
     app.add_middleware(Tracing)
-    app.add_middleware(AccessLog)  # the last one is the outermost
+    app.add_middleware(AccessLog)
+    cors.install(app, allowed_origins)
+    app.add_middleware(SecurityHeaders)  # the last one is the outermost
     errors.install(app)
-    openapi.install(app, needs_key=bool(api_keys))
+    openapi.install(app, needs_key=bool(keyring))
     return app

@@ -36,6 +36,9 @@ TYPES = {
     504: "timeout_error",
 }
 
+MAX_TEXT = 1000
+"""Characters of a message."""
+
 
 class ApiError(Exception):
     """An error reply."""
@@ -87,8 +90,13 @@ def _reply(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     kind = TYPES.get(status, "server_error")
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    body = {"error": {"message": _short(message), "type": kind, "param": param and _short(param), "code": code}}
     return JSONResponse(body, status, headers)
+
+
+def _short(text: str) -> str:
+    """Cuts off the text of a value that somebody made very long."""
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
 
 
 def install(app: FastAPI) -> None:

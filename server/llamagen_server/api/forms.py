@@ -8,6 +8,9 @@ from starlette.datastructures import UploadFile
 from llamagen_server.api.errors import ApiError
 
 FILES = ("image", "mask", "markup")
+MAX_FILES = 20
+"""More than one image is refused with a message that names the number, up to this one."""
+MAX_FIELDS = 100
 
 
 async def read_form(request: Request) -> tuple[dict[str, str], dict[str, list[bytes]]]:
@@ -17,7 +20,7 @@ async def read_form(request: Request) -> tuple[dict[str, str], dict[str, list[by
         raise ApiError(400, f"content-type is {content_type!r}, must be multipart/form-data")
     fields: dict[str, str] = {}
     files: dict[str, list[bytes]] = {}
-    async with request.form() as form:
+    async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS) as form:
         for key, value in form.multi_items():
             name = key.partition("[")[0]
             if isinstance(value, UploadFile) != (name in FILES):

@@ -8,11 +8,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from llamagen_server.api.middleware.api_key import OPEN_PATHS
+from llamagen_server.api.middleware.api_key import HEADERS, OPEN_PATHS
 
 DESCRIPTIONS = {
     400: "The request is wrong; the message names the bad value and the allowed ones.",
-    401: "The server requires a key: Authorization: Bearer KEY.",
+    401: f"The server requires a key: {HEADERS}.",
     404: "The route, model or image does not exist.",
     413: "The body is too large.",
     429: "The server has too much work, or too much of this key; try again after Retry-After seconds.",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 
 from llamagen_server import __version__
+from llamagen_server.core import logs
 from llamagen_server.core.errors import EngineError
 from llamagen_server.engine.environment import set_process_defaults
 
@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs one command. A wrong argument or file ends it with one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     set_process_defaults()
-    logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
-    logging.getLogger("llamagen_server").setLevel(logging.INFO)
+    logs.set_up()
     command = argv[0] if argv else ""
     try:
         args = _parse_vllm_flags(argv) if _takes_vllm_flags(argv) else _parser(argv).parse_args(argv)

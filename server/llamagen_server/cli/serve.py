@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
+from llamagen_server.core import logs
+from llamagen_server.core.logs import LOG_FORMATS
 from llamagen_server.core.options import Limits, RestartPolicy
+
+if TYPE_CHECKING:
+    from llamagen_server.serving.tls import Tls
 
 EXAMPLE = """example:
   llamagen serve models/t2i-xl --port 8080 --max-num-seqs 64"""
@@ -42,7 +48,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="file with one key per line, such as a mounted secret; repeatable",
+        help="file with one key per line, such as a mounted secret; repeatable; SIGHUP reads it again",
     )
     add(
         "--max-in-flight",
@@ -87,7 +93,37 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time without an answer after which the engine is replaced; longer for slow models (default: %(default)g)",
     )
+    add(
+        "--allowed-origins",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin whose pages may call the server from a browser, such as https://example.com; *: all; repeatable "
+        "(default: none)",
+    )
+    add(
+        "--log-format",
+        choices=LOG_FORMATS,
+        default="text",
+        help="json: one object per line, with the id of the request (default: %(default)s)",
+    )
+    _add_tls_flags(group)
     add_model_flags(parser, group)
+
+
+def _add_tls_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--ssl-certfile", type=Path, metavar="FILE", help="certificate in PEM format; the server then speaks HTTPS")
+    add("--ssl-keyfile", type=Path, metavar="FILE", help="private key of the certificate, unless that file has it too")
+    add("--ssl-keyfile-password", metavar="PASSWORD", help="password of an encrypted key")
+    add("--ssl-ca-certs", type=Path, metavar="FILE", help="certificates that must have signed those of clients")
+    add(
+        "--ssl-cert-reqs",
+        type=int,
+        choices=(0, 1, 2),
+        default=0,
+        help="whether clients need a certificate: 0 no, 1 optional, 2 required (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,18 +133,25 @@ def run(args: argparse.Namespace) -> None:
         ValueError: the model, a flag or the address is wrong.
         EngineStoppedError: the engine did not start, or ended for good.
     """
-    from llamagen_server.api.middleware.api_key import collect_keys
+    from llamagen_server.api.middleware.api_key import Keyring
+    from llamagen_server.api.middleware.cors import check_origins
     from llamagen_server.cli.loading import load_pipeline
     from llamagen_server.pipeline.build import open_model
-    from llamagen_server.serving.http import listen, serve_http
+    from llamagen_server.serving.http import HttpOptions, listen, serve_http
     from llamagen_server.serving.tracing import start_tracing
 
+    logs.set_up(args.log_format)
     if args.shutdown_timeout < 0:
         raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
     limits = Limits(args.max_in_flight, args.default_timeout, args.max_timeout)
     restarts = RestartPolicy(args.max_restarts, args.restart_window, args.hang_timeout)
     model = open_model(args.model_dir or args.model, args.cfg_branches)
-    keys = collect_keys(args.api_key, args.api_key_file)
+    options = HttpOptions(
+        keyring=Keyring.collect(args.api_key, args.api_key_file),
+        drain_seconds=args.shutdown_timeout,
+        tls=_tls(args),
+        allowed_origins=check_origins(args.allowed_origins),
+    )
     start_tracing(args.otlp_traces_endpoint)
     with listen(args.host, args.port) as listener:
         load = partial(
@@ -120,4 +163,18 @@ def run(args: argparse.Namespace) -> None:
             own_process_group=True,
             restarts=restarts,
         )
-        serve_http(served_name(args, model), listener, load, keys, args.shutdown_timeout)
+        serve_http(served_name(args, model), listener, load, options)
+
+
+def _tls(args: argparse.Namespace) -> Tls | None:
+    """Returns the checked TLS files, None without ``--ssl-certfile``."""
+    from llamagen_server.serving.tls import Tls
+
+    given = {name: value for name, value in vars(args).items() if name.startswith("ssl_") and value}
+    if args.ssl_certfile is None:
+        if given:
+            raise ValueError(f"--{min(given).replace('_', '-')} is given without --ssl-certfile")
+        return None
+    tls = Tls(**{name.removeprefix("ssl_"): value for name, value in given.items()})
+    tls.check()
+    return tls

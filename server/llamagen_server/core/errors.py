@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
+
+_repr = reprlib.Repr()
+_repr.maxlevel = 3  # the whole text of a deeply nested value could exceed the recursion limit
+_repr.maxstring = _repr.maxother = 80
 
 
 class InvalidRequestError(ValueError):
@@ -48,5 +53,5 @@ def describe(error: Any) -> tuple[str, str | None]:
     if error["type"] == "missing":
         return f"{param or 'the body'} is missing", param
     message = error["msg"][0].lower() + error["msg"][1:]
-    value = repr(error["input"])
+    value = _repr.repr(error["input"])
     return f"{param or 'the body'} is {value if len(value) <= 80 else value[:77] + '...'}: {message}", param

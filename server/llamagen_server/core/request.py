@@ -11,6 +11,10 @@ from vllm_llamagen.limits import MAX_INT, MAX_SCALE, MAX_TEMPERATURE
 
 MAX_IMAGES = 10
 MAX_SEED = 2**32 - 1
+MAX_PROMPT = 4096
+"""Characters of a prompt, which is checked before it is cleaned: some rules of that take quadratic time."""
+MAX_LABEL = 256
+"""Characters of a class label."""
 
 Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
 
@@ -20,9 +24,13 @@ class ImageRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompt: str | None = Field(default=None, description="Prompt, for text models.")
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = Field(
+        default=None, description="Prompt, for text models."
+    )
     class_id: int | None = Field(default=None, description="Class, for class models.")
-    class_label: str | None = Field(default=None, description="Name of a class, for class models with labels.")
+    class_label: Annotated[str, Field(max_length=MAX_LABEL)] | None = Field(
+        default=None, description="Name of a class, for class models with labels."
+    )
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="Number of images.")
     cfg_scale: Scale | None = Field(
         default=None, description="Guidance scale: 1 is the conditional model alone, 0 the unconditional one."

@@ -9,10 +9,9 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
-from llamagen_server.engine import cpu
+from llamagen_server.engine import container, cpu
 from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, unchanged_environment
 from vllm_llamagen.checks import check_tensor_parallel
 from vllm_llamagen.config import LlamaGenConfig
@@ -68,10 +67,15 @@ def default_flags(**changes: Any) -> argparse.Namespace:
 
 
 @unchanged_environment()
-def plan_engine(flags: argparse.Namespace, model_path: str, config: LlamaGenConfig) -> EnginePlan:
+def plan_engine(
+    flags: argparse.Namespace, model_path: str, config: LlamaGenConfig, weight_bytes: int = 0
+) -> EnginePlan:
     """Completes the user's flags with defaults for the machine. Changes no argument.
 
     The settings that LlamaGen needs on any machine come from `vllm_llamagen.engine_settings`.
+
+    Args:
+        weight_bytes: memory that weights will take, which the default size of a CPU's KV cache leaves to them.
 
     Raises:
         ValueError: a flag contradicts what LlamaGen needs.
@@ -91,7 +95,7 @@ def plan_engine(flags: argparse.Namespace, model_path: str, config: LlamaGenConf
     environment = {}
     if current_platform.is_cpu():
         _check_cpu_flags(args)
-        _set_cpu_defaults(args, config)
+        _set_cpu_defaults(args, config, weight_bytes)
         workers = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
         place = _place_workers(workers) if workers > 1 else _place_on_few_cores(args, config)
         compiled = {} if args.enforce_eager else cpu.compile_cache()
@@ -119,7 +123,7 @@ def _check_cpu_flags(args: argparse.Namespace) -> None:
         raise ValueError("--enable-chunked-prefill does not work on a CPU: vLLM cannot undo a seeded sample there")
 
 
-def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
+def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_bytes: int) -> None:
     if args.dtype == "auto":
         args.dtype = "float32"  # few CPUs have bfloat16 units
     if not args.enforce_eager and (missing := cpu.missing_for_compilation()):
@@ -131,7 +135,7 @@ def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig) -> None:
     bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size) // args.tensor_parallel_size  # of a worker
     if args.max_num_seqs is None:
         workers = args.tensor_parallel_size * args.data_parallel_size
-        fits = psutil.virtual_memory().available // 2 // (bytes_per_image * workers)
+        fits = (container.available_memory() - weight_bytes) // 2 // (bytes_per_image * workers)
         args.max_num_seqs = max(1, min(32, fits))
     if args.kv_cache_memory_bytes is not None and args.kv_cache_memory_bytes < bytes_per_image:
         raise ValueError(

@@ -16,14 +16,18 @@ from zlib import crc32
 
 import torch
 
+from llamagen_server.engine import container
+
 FEW_CORES = 4
 SMALL_NETWORK = 2**23
 """Below this many parameters, thread synchronisation costs as much as the computation."""
 
 
 def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns the number of cores that this process may use; more threads than a container's quota would wait."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = container.cpu_quota()
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
 def threads_on_few_cores(parameters: int) -> int | None:

@@ -15,11 +15,12 @@ import torch
 
 from llamagen_server.core.options import Limits, RestartPolicy
 from llamagen_server.engine import cpu
-from llamagen_server.engine.arguments import default_flags, free_gpu_share, plan_engine
+from llamagen_server.engine.arguments import EnginePlan, default_flags, free_gpu_share, plan_engine
 from llamagen_server.engine.environment import unchanged_environment
 from llamagen_server.engine.supervisor import SupervisedEngine
 from llamagen_server.engine.vllm_engine import VLLMStarter
 from llamagen_server.model_dir import ModelDir
+from llamagen_server.pipeline.memory import WeightBytes, check_memory
 from llamagen_server.pipeline.pipeline import Pipeline
 from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
 from llamagen_server.stages.text import TextStage
@@ -77,11 +78,11 @@ def build_pipeline(
         restarts: when a new engine replaces one that ended or hangs.
 
     Raises:
-        ValueError: a flag or the model is wrong.
+        ValueError: a flag or the model is wrong, or a CPU's memory is too small.
         EngineStoppedError: the engine did not start.
     """
     flags = flags or default_flags()
-    plan = plan_engine(flags, str(model.path), model.config)
+    plan = _plan(model, flags)
     if own_process_group:
         plan.environment[OWN_PROCESS_GROUP] = "1"
     image_tokenizer, text = load_stages(model, vq_dtype, decode_workers)
@@ -89,6 +90,16 @@ def build_pipeline(
         plan.arguments.gpu_memory_utilization = free_gpu_share()
     engine = SupervisedEngine(VLLMStarter(plan), model.config.num_image_tokens, restarts)
     return Pipeline(model, engine, image_tokenizer, text, limits)
+
+
+def _plan(model: ModelDir, flags: argparse.Namespace) -> EnginePlan:
+    """Plans the engine. On a CPU, weights and KV cache must fit into memory; a GPU's memory is left to vLLM."""
+    if stage_device().type != "cpu":
+        return plan_engine(flags, str(model.path), model.config)
+    weights = WeightBytes.of(model, flags.dtype, flags.data_parallel_size)
+    plan = plan_engine(flags, str(model.path), model.config, weights.total)
+    check_memory(public_name(model), weights, plan.arguments)
+    return plan
 
 
 def load_stages(

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 import psutil
 import uvicorn
 from fastapi import FastAPI
 
 from llamagen_server.api.app import create_app
+from llamagen_server.api.middleware.api_key import Keyring
 from llamagen_server.core import metrics
 from llamagen_server.engine.guidance_watch import watch_guidance
 from llamagen_server.pipeline.pipeline import Pipeline
+from llamagen_server.serving.tls import Tls
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30
 """Default seconds that requests in flight have to finish after a stop signal."""
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """Everything about the server that does not concern its model."""
+
+    keyring: Keyring = field(default_factory=Keyring)
+    """If it has keys, each request must carry one of them. SIGHUP reads its files again."""
+    drain_seconds: int = DRAIN_SECONDS
+    """Time for requests in flight after a stop signal; those that take longer are cut off."""
+    tls: Tls | None = None
+    """None: plain HTTP."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the server from a browser."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,26 +60,22 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
-def serve_http(
-    name: str,
-    listener: socket.socket,
-    load: Callable[[], Pipeline],
-    api_keys: Sequence[str] = (),
-    drain_seconds: int = DRAIN_SECONDS,
-) -> None:
-    """Serves until SIGINT or SIGTERM.
+def serve_http(name: str, listener: socket.socket, load: Callable[[], Pipeline], options: HttpOptions) -> None:
+    """Serves until SIGINT or SIGTERM; a second one cuts off what is in flight.
 
     Args:
         name: the model's public name.
         load: builds the pipeline; called in a thread while the server already answers 503.
-        api_keys: if there are any, each request must carry one of them.
-        drain_seconds: time for requests in flight after a stop signal; those that take longer are cut off.
 
     Raises:
         ValueError: ``load`` refuses the model or a flag.
         EngineStoppedError: the engine did not start, or ended for good.
     """
-    asyncio.run(_Service(name, listener, load, create_app(name, api_keys=api_keys), drain_seconds).run())
+    if not options.keyring and not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+        logger.warning("no key is configured: whoever reaches this server can use it; --api-key-file sets keys")
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off)
+    app = create_app(name, api_keys=options.keyring, allowed_origins=options.allowed_origins)
+    asyncio.run(_Service(name, listener, load, app, options).run())
 
 
 class _Server(uvicorn.Server):
@@ -71,20 +85,37 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _is_no_cut_off(record: logging.LogRecord) -> bool:
+    """False for uvicorn's traceback of a request that is cut off when the server stops."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def _uvicorn_config(app: FastAPI, options: HttpOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",  # bounds the request line and the headers at 64 KiB; httptools does not
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=options.drain_seconds,
+        **(options.tls.uvicorn_options() if options.tls else {}),
+    )
+
+
 class _Service:
     def __init__(
-        self, name: str, listener: socket.socket, load: Callable[[], Pipeline], app: FastAPI, drain_seconds: int
+        self, name: str, listener: socket.socket, load: Callable[[], Pipeline], app: FastAPI, options: HttpOptions
     ) -> None:
         self.name, self.listener, self.load, self.app = name, listener, load, app
-        self.server = _Server(
-            uvicorn.Config(
-                app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=drain_seconds
-            )
-        )
+        self.keyring, self.scheme = options.keyring, "https" if options.tls else "http"
+        self.server = _Server(_uvicorn_config(app, options))
 
     async def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop)
+        if self.keyring.files:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.keyring.reload)
         serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
         watching = asyncio.create_task(metrics.watch_event_loop())
         try:
@@ -104,9 +135,27 @@ class _Service:
             pipeline.shutdown()
             logger.info("stopped")
 
-    def _stop(self, number: int) -> None:
+    def _stop(self) -> None:
+        if self.app.state.draining:
+            self._cut_off()
         self.app.state.draining = True
-        self.server.handle_exit(number, None)
+        self.server.should_exit = True
+
+    def _cut_off(self) -> None:
+        """Ends the requests in flight now, with status 503, in place of waiting for them."""
+        if self.server.force_exit:
+            return
+        state = self.server.server_state
+        logger.warning("stopping at once: %d requests in flight are cut off", len(state.tasks))
+        self.server.force_exit = True
+        for task in state.tasks:
+            task.cancel()
+        asyncio.get_running_loop().call_later(1, self._abort_connections)
+
+    def _abort_connections(self) -> None:
+        """Closes connections whose clients do not read their replies; the server would wait for them."""
+        for connection in list(self.server.server_state.connections):
+            connection.transport.abort()
 
     async def _load(self, serving: asyncio.Task[None]) -> Pipeline:
         """Loads in a thread, so that the server answers 503 meanwhile."""
@@ -117,8 +166,9 @@ class _Service:
             self._abandon_loading()
         pipeline = self.app.state.pipeline = load.result()
         metrics.READY.set_function(self._is_ready)
+        seconds = time.perf_counter() - start
         host, port = self.listener.getsockname()[:2]
-        logger.info("%s is ready after %.0f s: http://%s:%d", self.name, time.perf_counter() - start, host, port)
+        logger.info("%s is ready after %.0f s: %s://%s:%d", self.name, seconds, self.scheme, host, port)
         return pipeline
 
     def _is_ready(self) -> bool:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llamagen_server.core import logs
 from llamagen_server.core.errors import EngineError
 from llamagen_server.core.options import Limits
 from llamagen_server.engine.environment import set_process_defaults
@@ -23,6 +24,7 @@ from llamagen_server.engine.environment import set_process_defaults
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from llamagen_server.api.middleware.api_key import Keyring
     from llamagen_server.engine.interface import Engine
     from llamagen_server.pipeline.pipeline import Pipeline
 
@@ -84,19 +86,18 @@ class ImageServer:
             EngineError: the engine did not start.
         """
         set_process_defaults()
-        logging.basicConfig(format="%(levelname)s %(asctime)s %(message)s", datefmt="%m-%d %H:%M:%S")
-        logging.getLogger("llamagen_server").setLevel(logging.INFO)
-        from llamagen_server.api.middleware.api_key import collect_keys
+        logs.set_up()
+        from llamagen_server.api.middleware.api_key import Keyring
         from llamagen_server.core import metrics
         from llamagen_server.engine.guidance_watch import GuidanceWatch
         from llamagen_server.serving.tracing import start_tracing
 
         start_tracing(args.engine.get("otlp_traces_endpoint"))
 
-        keys = collect_keys(files=args.api_key_files)
+        keyring = Keyring.collect(files=args.api_key_files)
         self._pipeline, name = _load(args)
         self._guidance = GuidanceWatch()
-        self._app = _create_app(name, self._pipeline, keys)
+        self._app = _create_app(name, self._pipeline, keyring)
         metrics.READY.set_function(lambda: self._pipeline.engine.is_running)
         logger.info("%s is ready", name)
 
@@ -157,9 +158,9 @@ def _load(args: Arguments) -> "tuple[Pipeline, str]":
     return pipeline, args.served_model_name or build.public_name(model)
 
 
-def _create_app(name: str, pipeline: "Pipeline", keys: list[str]) -> "FastAPI":
+def _create_app(name: str, pipeline: "Pipeline", keyring: "Keyring") -> "FastAPI":
     from llamagen_server.api.app import create_app
 
-    app = create_app(name, pipeline, api_keys=keys)
+    app = create_app(name, pipeline, api_keys=keyring)
     app.add_middleware(EndWithEngine, engine=pipeline.engine)
     return app

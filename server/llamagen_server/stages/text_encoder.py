@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from llamagen_server.core.request import MAX_PROMPT
 from llamagen_server.model_dir.encoder_files import encoder_width
 from llamagen_server.stages.caption_cleaning import clean_caption
-
-MAX_CHARACTERS = 4096
-"""Longest prompt that is cleaned and tokenized: some rules of `clean_caption` take quadratic time."""
 
 
 class TextEncoder:
@@ -78,8 +76,8 @@ class TextEncoder:
         return [states[: len(t)].clone() for states, t in zip(hidden, prompts, strict=True)]
 
     def _prepare(self, prompt: str) -> str:
-        if len(prompt) > MAX_CHARACTERS:
-            raise ValueError(f"the prompt has {len(prompt)} characters, at most {MAX_CHARACTERS} are allowed")
+        if len(prompt) > MAX_PROMPT:
+            raise ValueError(f"the prompt has {len(prompt)} characters, at most {MAX_PROMPT} are allowed")
         if not prompt.strip():
             raise ValueError("the prompt is empty")
         text = clean_caption(prompt) if self._clean else prompt.lower().strip()  # as the official T5Embedder

@@ -54,9 +54,14 @@ def test_the_help_of_serve_shows_our_own_flags_first_and_in_full(capsys: pytest.
         "--port",
         "--api-key",
         "--api-key-file",
+        "--ssl-certfile",
+        "--allowed-origins",
+        "--log-format",
         "--max-in-flight",
         "--default-timeout",
         "--max-timeout",
+        "--max-restarts",
+        "--hang-timeout",
         "--cfg-branches",
         "--vq-dtype",
     )
@@ -172,3 +177,18 @@ def test_a_negative_shutdown_timeout_is_refused(capsys: pytest.CaptureFixture[st
     assert "--max-timeout is -1, must be more than 0 seconds" in fails(capsys, "serve", "--max-timeout", -1)
     line = fails(capsys, "serve", "--default-timeout", 4000)
     assert "--default-timeout is 4000, must be more than 0 and at most 3600 seconds" in line
+
+
+def test_wrong_tls_files_are_reported_before_the_model_loads(
+    capsys: pytest.CaptureFixture[str], class_model_dir: Path, tmp_path: Path
+) -> None:
+    line = fails(capsys, "serve", class_model_dir, "--port", 0, "--ssl-certfile", tmp_path / "x")
+    assert line == f"llamagen serve: --ssl-certfile {tmp_path}/x: No such file or directory"
+    line = fails(capsys, "serve", class_model_dir, "--port", 0, "--ssl-keyfile", tmp_path / "x")
+    assert line == "llamagen serve: --ssl-keyfile is given without --ssl-certfile"
+
+
+@pytest.mark.parametrize("origin", ["example.com", "https://a.com/", "https://A.com", "null", "", "https://a b", "**"])
+def test_an_origin_that_no_browser_sends_is_refused(capsys: pytest.CaptureFixture[str], origin: str) -> None:
+    line = fails(capsys, "serve", "--allowed-origins", origin)
+    assert line.startswith(f"llamagen serve: --allowed-origins is {origin!r}, must be * or SCHEME://HOST[:PORT]")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5EncoderModel
 
-from llamagen_server.stages.text_encoder import MAX_CHARACTERS, TextEncoder
+from llamagen_server.core.request import MAX_PROMPT
+from llamagen_server.stages.text_encoder import TextEncoder
 
 PROMPTS = [
     "a red circle",
@@ -71,8 +72,8 @@ def test_longest_prompt(t5: TextEncoder) -> None:
     assert len(hidden_states(t5, ["cat " * 119])[0]) == 120
     with pytest.raises(ValueError, match="the prompt has 121 tokens, at most 120 are allowed"):
         hidden_states(t5, ["cat", "cat " * 120])
-    with pytest.raises(ValueError, match=f"the prompt has {MAX_CHARACTERS + 1} characters, at most {MAX_CHARACTERS}"):
-        hidden_states(t5, ["a" * (MAX_CHARACTERS + 1)])
+    with pytest.raises(ValueError, match=f"the prompt has {MAX_PROMPT + 1} characters, at most {MAX_PROMPT}"):
+        hidden_states(t5, ["a" * (MAX_PROMPT + 1)])
 
 
 def test_clip_has_its_own_limit(clip_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -11,8 +12,8 @@ from urllib.parse import quote
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamagen_server.api.errors import error_reply
-from llamagen_server.core import metrics
+from llamagen_server.api.errors import error_reply, unavailable
+from llamagen_server.core import logs, metrics
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class AccessLog:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {}).update(request_id=request_id, start=start)
+        in_log = logs.REQUEST_ID.set(request_id)
         status = "aborted"
 
         async def send_with_id(message: Message) -> None:
@@ -49,6 +51,10 @@ class AccessLog:
             if status != "aborted":
                 raise
             await error_reply(error)(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server stops, and its time for requests in flight is over
+            if status == "aborted":
+                await error_reply(unavailable("the server is stopping"))(scope, receive, send_with_id)
+            raise
         finally:
             metrics.REPLIES.labels(status).inc()
             duration = (time.perf_counter() - start) * 1000
@@ -56,3 +62,4 @@ class AccessLog:
             logger.log(
                 level, "%s %s %s %s %.0f ms", request_id, scope["method"], quote(scope["path"]), status, duration
             )
+            logs.REQUEST_ID.reset(in_log)

@@ -8,19 +8,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, HTTPException, Response
 
+from llamagen_server.api.middleware.security_headers import PLAYGROUND
+
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parents[2] / "playground"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 HEADERS = {
     "cache-control": "no-cache",  # browsers revalidate, mostly with 304
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "cross-origin-opener-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
+    **PLAYGROUND,
 }
 
 IfNoneMatch = Annotated[str, Header()]
@@ -37,11 +33,11 @@ def asset(name: str, if_none_match: IfNoneMatch = "") -> Response:
 
 
 def _file(name: str, known: str) -> Response:
-    path = FOLDER / name
-    if path.suffix not in TYPES or path.parent != FOLDER or not path.is_file():
+    files = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES}
+    if name not in files:  # no path is made of a name that a request has
         raise HTTPException(404)
-    content = path.read_bytes()
+    content = files[name].read_bytes()
     headers = {**HEADERS, "etag": f'"{hashlib.sha256(content).hexdigest()[:20]}"'}
     if headers["etag"] in known:  # a list of tags, each perhaps with W/ before it
         return Response(status_code=304, headers=headers)
-    return Response(content, media_type=TYPES[path.suffix], headers=headers)
+    return Response(content, media_type=TYPES[files[name].suffix], headers=headers)

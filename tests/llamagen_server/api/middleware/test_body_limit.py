@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from llamagen_server.api.middleware.body_limit import MAX_BODY, MAX_IMAGE_BODY
+from llamagen_server.api.middleware.body_limit import MAX_BODY, MAX_DISCARDED, MAX_IMAGE_BODY, MAX_VALUES
 
 
 async def test_large_bodies_are_413(class_client: httpx.AsyncClient) -> None:
@@ -23,3 +23,22 @@ async def test_large_bodies_are_413(class_client: httpx.AsyncClient) -> None:
             reply = await class_client.post(path, content=content, headers=headers)
             assert reply.status_code == 413, reply.text
             assert f"the body has more than {limit} bytes" in reply.json()["error"]["message"]
+
+
+async def test_bodies_of_many_values_are_413(class_client: httpx.AsyncClient) -> None:
+    for path in ("/generate", "/v1/images/encode", "/v1/images/decode"):
+        reply = await class_client.post(path, content=b"[" * (MAX_VALUES + 1))
+        assert reply.status_code == 413, reply.text
+        assert f"the body has more than {MAX_VALUES} values" in reply.json()["error"]["message"]
+        assert (await class_client.post(path, content=b"[" * MAX_VALUES)).status_code == 400
+
+
+async def test_the_connection_of_an_endless_body_is_closed(class_client: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield bytes(MAX_BODY + 1)
+
+    for length, closes in ((MAX_BODY + 1, False), (MAX_DISCARDED + 1, True)):
+        reply = await class_client.post("/generate", headers={"content-length": str(length)})
+        assert (reply.status_code, reply.headers.get("connection")) == (413, "close" if closes else None)
+    reply = await class_client.post("/generate", content=chunks())
+    assert (reply.status_code, reply.headers["connection"]) == (413, "close")

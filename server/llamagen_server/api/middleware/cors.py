@@ -1,0 +1,43 @@
+"""Pages of other origins that may call this server from a browser (CORS). Without any, browsers refuse them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+EXPOSED = ("x-request-id", "retry-after", "x-seed")
+"""Headers of replies that scripts of those pages may read."""
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
+
+def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    """Returns the origins, in which ``*`` stands for all.
+
+    Raises:
+        ValueError: one is not written as browsers send it, so it would never match.
+    """
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"--allowed-origins is {origin!r}, must be * or SCHEME://HOST[:PORT] in lower case, without a path"
+            )
+    return tuple(origins)
+
+
+def install(app: FastAPI, origins: Sequence[str]) -> None:
+    """Adds the middleware outside all others so far: a preflight carries no key, and errors need the headers too.
+
+    Cookies are not allowed: keys are sent in headers, which a page must know to use them.
+    """
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )

@@ -1,0 +1,70 @@
+"""Pages of other origins: refused by browsers unless they are allowed."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from tests.helpers.app import client_of
+
+from llamagen_server.api.app import create_app
+from llamagen_server.api.middleware.cors import check_origins
+
+PAGE = "https://page.example"
+PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+
+
+def app_for(class_app: FastAPI, *origins: str) -> FastAPI:
+    return create_app("tiny", class_app.state.pipeline, api_keys=["s3cret"], allowed_origins=origins)
+
+
+async def preflight(app: FastAPI, origin: str) -> httpx.Response:
+    async with client_of(app) as client:
+        return await client.options("/generate", headers={"origin": origin, **PREFLIGHT})
+
+
+async def test_no_origin_is_allowed_by_default(class_client: httpx.AsyncClient) -> None:
+    for method, path in (("OPTIONS", "/generate"), ("GET", "/v1/models"), ("GET", "/nothing")):
+        reply = await class_client.request(method, path, headers={"origin": PAGE, **PREFLIGHT})
+        assert not [name for name in reply.headers if name.startswith("access-control")]
+
+
+async def test_a_preflight_needs_no_key(class_app: FastAPI) -> None:
+    reply = await preflight(app_for(class_app, PAGE, "http://localhost:3000"), PAGE)
+    assert reply.status_code == 200
+    assert reply.headers["access-control-allow-origin"] == PAGE
+    assert "authorization" in reply.headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in reply.headers
+    refused = await preflight(app_for(class_app, PAGE), "https://other.example")
+    assert refused.status_code == 400
+    assert "access-control-allow-origin" not in refused.headers
+    assert (await preflight(app_for(class_app, "*"), "https://other.example")).status_code == 200
+
+
+async def test_replies_and_errors_have_the_headers(class_app: FastAPI) -> None:
+    app = app_for(class_app, PAGE)
+    app.state.pipeline.admission.max_in_flight = 0
+    key = {"x-api-key": "s3cret"}
+    async with client_of(app) as client:
+
+        async def allowed(status: int, method: str, path: str, headers: dict[str, str], body: object = None) -> None:
+            reply = await client.request(method, path, headers={"origin": PAGE, **headers}, json=body)
+            assert reply.status_code == status
+            assert reply.headers["access-control-allow-origin"] == PAGE
+            exposed = reply.headers["access-control-expose-headers"]
+            assert {name.strip() for name in exposed.split(",")} == {"x-request-id", "retry-after", "x-seed"}
+
+        await allowed(200, "GET", "/v1/models", key)
+        await allowed(401, "GET", "/v1/models", {})
+        await allowed(404, "GET", "/nothing", key)
+        await allowed(413, "POST", "/generate", key, {"prompt": "a" * 2**21})
+        app.state.pipeline.admission.max_in_flight = app.state.pipeline.admission.in_flight = 1
+        await allowed(429, "POST", "/generate", key, {"class_id": 1})
+        app.state.pipeline.admission.in_flight = 0
+        app.state.pipeline.engine.error = ZeroDivisionError()
+        await allowed(500, "POST", "/generate", key, {"class_id": 1})
+
+
+@pytest.mark.parametrize("origin", ["*", PAGE, "http://localhost:3000", "http://[::1]:80", "chrome-extension://abc"])
+def test_origins_as_browsers_send_them(origin: str) -> None:
+    assert check_origins([origin]) == (origin,)
