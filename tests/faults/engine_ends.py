@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from tests.faults.requests import Pixels, make_requests, send_all
+from tests.faults.server_load import metric
 from tests.helpers.server_process import Server
 from tests.helpers.waiting import until
 
@@ -119,7 +120,11 @@ async def test_a_fault_during_the_drain(text_model_dir: Path, tmp_path: Path) ->
     async with httpx.AsyncClient(base_url=server.url, timeout=900, limits=httpx.Limits(max_connections=None)) as client:
         expected = await send_all(client, requests, AT_A_TIME)
         images = asyncio.create_task(send_all(client, requests, AT_A_TIME))
-        await asyncio.sleep(0.5)
+
+        async def all_are_accepted() -> bool:
+            return await metric(client, "llamagen_images_in_flight") >= AT_A_TIME - 4  # the first ones are finished
+
+        await until(all_are_accepted)
         engine = server.engine()
         server.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.2)

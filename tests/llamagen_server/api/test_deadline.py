@@ -13,8 +13,10 @@ import pytest
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 from PIL import Image
+from tests.helpers.app import client_of
 from tests.helpers.image_files import png
 
+from llamagen_server.api.app import create_app
 from llamagen_server.core import metrics
 from llamagen_server.core.errors import DeadlineError
 from llamagen_server.core.options import Limits
@@ -152,16 +154,14 @@ async def test_a_deadline_that_cannot_be_met_gets_429(class_client: httpx.AsyncC
     }
 
 
-async def test_the_clients_of_the_middleware_get_their_turns(class_app: FastAPI) -> None:
-    """Each image of a second client is ahead of the later images of the first."""
+async def test_the_keys_get_their_turns(class_app: FastAPI) -> None:
+    """Each image of a second key is ahead of the later images of the first."""
+    app = create_app("tiny", class_app.state.pipeline, ["a", "b"])
 
-    async def post(client: str, n: int) -> None:
-        async def with_client(scope: Any, receive: Any, send: Any) -> None:
-            await class_app({**scope, "state": {"client": client}}, receive, send)
-
-        transport = httpx.ASGITransport(with_client)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            assert (await http.post("/generate", json={"class_id": 1, "n": n})).status_code == 200
+    async def post(key: str, n: int) -> None:
+        async with client_of(app) as http:
+            reply = await http.post("/generate", json={"class_id": 1, "n": n}, headers={"x-api-key": key})
+            assert reply.status_code == 200
 
     engine = class_app.state.pipeline.engine
     engine.go_on.clear()

@@ -9,6 +9,7 @@ from tests.helpers.app import client_of
 
 from llamagen_server.api.app import create_app
 from llamagen_server.api.middleware.cors import check_origins
+from llamagen_server.core.options import Limits
 
 PAGE = "https://page.example"
 PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
@@ -43,7 +44,6 @@ async def test_a_preflight_needs_no_key(class_app: FastAPI) -> None:
 
 async def test_replies_and_errors_have_the_headers(class_app: FastAPI) -> None:
     app = app_for(class_app, PAGE)
-    app.state.pipeline.admission.max_in_flight = 0
     key = {"x-api-key": "s3cret"}
     async with client_of(app) as client:
 
@@ -58,9 +58,10 @@ async def test_replies_and_errors_have_the_headers(class_app: FastAPI) -> None:
         await allowed(401, "GET", "/v1/models", {})
         await allowed(404, "GET", "/nothing", key)
         await allowed(413, "POST", "/generate", key, {"prompt": "a" * 2**21})
-        app.state.pipeline.admission.max_in_flight = app.state.pipeline.admission.in_flight = 1
+        app.state.pipeline.admission.limits = Limits(max_in_flight=1)
+        app.state.pipeline.admission._held["x"] = 1
         await allowed(429, "POST", "/generate", key, {"class_id": 1})
-        app.state.pipeline.admission.in_flight = 0
+        app.state.pipeline.admission._held.clear()
         app.state.pipeline.engine.error = ZeroDivisionError()
         await allowed(500, "POST", "/generate", key, {"class_id": 1})
 
