@@ -19,7 +19,7 @@ RAW = {
     "no HTTP": b"\x00\x01\x02\x03" * 100 + b"\r\n\r\n",
     "TLS on a plain port": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 500,
     "no version": b"GET /\r\n\r\n",
-    "an unknown version": b"GET / HTTP/9.9\r\nhost: a\r\n\r\n",
+    "an unknown version": b"GET /nothing HTTP/9.9\r\nhost: a\r\n\r\n",
     "no host": b"GET /health HTTP/1.1\r\n\r\n",
     "a header without a colon": b"GET / HTTP/1.1\r\nhost: a\r\nnonsense\r\n\r\n",
     "a null byte in a header": b"GET / HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n",
