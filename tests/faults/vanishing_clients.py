@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from contextlib import suppress
 from pathlib import Path
@@ -27,9 +28,9 @@ async def test_clients_that_vanish_leave_nothing_behind(tmp_path: Path) -> None:
     rng = random.Random(3)
     try:
         async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=NO_LIMITS) as client:
-            await send_with_vanishing(client, 200, rng)  # what a server needs for work is allocated
+            calm, _ = await send_with_vanishing(client, 200, rng, math.inf)  # what work needs is allocated
             before = resources(server)
-            replies, vanished = await send_with_vanishing(client, NUM_REQUESTS, rng)
+            replies, vanished = await send_with_vanishing(client, NUM_REQUESTS, rng, calm.percentile(0.5))
             left = []
             for _ in range(10):
                 left.append(await metric(client, *RUNNING))
@@ -49,7 +50,10 @@ async def test_clients_that_vanish_leave_nothing_behind(tmp_path: Path) -> None:
         server.kill()
 
 
-async def send_with_vanishing(client: httpx.AsyncClient, count: int, rng: random.Random) -> tuple[Replies, int]:
+async def send_with_vanishing(
+    client: httpx.AsyncClient, count: int, rng: random.Random, longest: float
+) -> tuple[Replies, int]:
+    """Every third client disconnects after a time of up to ``longest`` seconds. Returns how many did."""
     replies, vanished, places = Replies(), 0, asyncio.Semaphore(AT_A_TIME)
 
     async def one(number: int) -> None:
@@ -60,7 +64,7 @@ async def send_with_vanishing(client: httpx.AsyncClient, count: int, rng: random
                 await send(client, body, replies)
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(rng.uniform(0, 8)):
+                async with asyncio.timeout(rng.uniform(0.05, 1) * longest):
                     await send(client, body, replies)
                     return
             vanished += 1

@@ -1,4 +1,7 @@
-"""FastAPI dependencies of the routes: the loaded pipeline, the model's public name, the request's id, the client."""
+"""FastAPI dependencies of the routes: the loaded pipeline, the model's public name, the request's id, the client.
+
+They are coroutines because FastAPI calls plain functions in threads, which is slow where threads compete for the cores.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from llamagen_server.api.errors import unavailable
 from llamagen_server.pipeline.pipeline import Pipeline
 
 
-def _pipeline(request: Request) -> Pipeline:
+async def _pipeline(request: Request) -> Pipeline:
     pipeline: Pipeline | None = request.app.state.pipeline
     if pipeline is None:
         raise unavailable("the model is still loading")
@@ -19,17 +22,17 @@ def _pipeline(request: Request) -> Pipeline:
     return pipeline
 
 
-def _model_name(request: Request) -> str:
+async def _model_name(request: Request) -> str:
     name: str = request.app.state.model_name
     return name
 
 
-def _request_id(request: Request) -> str:
+async def _request_id(request: Request) -> str:
     request_id: str = request.state.request_id
     return request_id
 
 
-def _client(request: Request) -> str:
+async def _client(request: Request) -> str:
     client: str = getattr(request.state, "client", "")
     return client
 

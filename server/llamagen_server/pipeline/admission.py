@@ -16,6 +16,8 @@ from llamagen_server.pipeline.throughput import Throughput
 
 SHARE = 4
 """Places that a client may hold for each free one, where several clients share a server."""
+MARGIN = 0.8
+"""Share of a timeout that the images ahead may take: the rate changes while a request waits."""
 MAX_RETRY_AFTER = 300
 """Longest time that a refused client is asked to wait, seconds."""
 
@@ -40,8 +42,8 @@ class Admission:
     - **share**: the client has images in flight, and would take a place while it holds `SHARE` times as many as are
       free, or more. So two busy clients hold 4/9 of the places each, and 1/9 is free for the next one (dynamic
       thresholds: Choudhury, Hahne 1998). Until a second client is seen, the first may hold all places.
-    - **deadline**: the engine is full, and the images ahead of the request's last one take longer than its timeout at
-      the measured rate. With `NO_LIMITS` the caller decides how many requests wait.
+    - **deadline**: the engine is full, and the images ahead of the request's last one take longer than `MARGIN` of its
+      timeout at the measured rate. With `NO_LIMITS` the caller decides how many requests wait.
     """
 
     def __init__(self, limits: Limits, batch: int) -> None:
@@ -136,9 +138,9 @@ class Admission:
             return
         last = self._rounds.next(client) + images - 1
         ahead = sum(place.round <= last for place in self._queue) + images - 1
-        if (seconds := self.throughput.seconds(ahead)) > timeout:
+        if (seconds := self.throughput.seconds(ahead)) > MARGIN * timeout:
             message = f"the {ahead} images ahead take about {seconds:.0f} seconds, timeout is {timeout:g}"
-            raise self._refusal("deadline", message, ahead - timeout * self.throughput.rate)
+            raise self._refusal("deadline", message, ahead - MARGIN * timeout * self.throughput.rate)
 
     def _refusal(self, reason: str, message: str, images: float) -> OverloadedError:
         """Returns the error of a request that could be accepted once so many images more are finished."""
