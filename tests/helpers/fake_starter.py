@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncGenerator
 
@@ -67,19 +68,23 @@ class FakeStarter:
         self.failures = 0
         """Starts that fail, from now on."""
         self.hanging_starts = 0
-        self.aborted = threading.Event()
+        self.timeouts: list[float] = []
+        """Of the starts that hung."""
+        self.go_on = threading.Event()
+        """Ends a start that hangs."""
 
-    def start(self) -> MortalEngine:
+    def start(self, timeout: float = math.inf) -> MortalEngine:
         if self.hanging_starts:
             self.hanging_starts -= 1
-            self.aborted.wait()
-            self.aborted.clear()
-            raise EngineStoppedError("aborted")
+            self.timeouts.append(timeout)
+            self.go_on.wait()
+            self.go_on.clear()
+            raise EngineStoppedError("it hung")
         if self.failures:
             self.failures -= 1
             raise EngineStoppedError("did not start")
         self.engines.append(MortalEngine(self))
         return self.engines[-1]
 
-    def abort(self) -> None:
-        self.aborted.set()
+    def shutdown(self) -> None:
+        self.go_on.set()

@@ -40,6 +40,10 @@ MAX_TEXT = 1000
 """Characters of a message."""
 
 
+NO_RETRY = {"x-should-retry": "false"}
+"""OpenAI's clients repeat requests with status 500 and above unless this header forbids it."""
+
+
 class ApiError(Exception):
     """An error reply."""
 
@@ -73,11 +77,11 @@ def error_reply(error: Exception) -> JSONResponse:
         case OverloadedError():
             return _reply(429, str(error), code="overloaded", headers={"retry-after": str(error.retry_after)})
         case DeadlineError():
-            return _reply(504, str(error), code="timeout")
+            return _reply(504, str(error), code="timeout", headers=NO_RETRY)
         case EngineStoppedError():
             return _reply(503, str(error))
         case EngineError():
-            return _reply(500, str(error))
+            return _reply(500, str(error), headers=NO_RETRY)
     logger.error("request failed", exc_info=error)
     return _reply(500, "internal error; see the server's log")
 

@@ -39,11 +39,12 @@ class Suspects(Generic[Run]):
         running = list(running)
         if self._groups:
             return self._halve(running)
-        if again := [run for run in running if run in self._once]:
-            self._groups = [again]
-            return self._halve(again)
+        again = [run for run in running if run in self._once]
         self._once.update(running)
-        return None
+        if not again:
+            return None
+        self._groups = [again]
+        return self._halve(running)
 
     def discard(self, run: Run) -> None:
         """Takes a request off the lists: it is finished or abandoned."""
@@ -60,5 +61,7 @@ class Suspects(Generic[Run]):
             self._groups[-1:] = [group[middle:], group[:middle]]
             return None
         [lone] = group
+        if running != [lone]:  # at the end before the trial
+            return None
         self._lone_ends[lone] = self._lone_ends.get(lone, 0) + 1
         return lone if self._lone_ends[lone] >= LONE_ENDS else None

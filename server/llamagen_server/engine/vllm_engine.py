@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import multiprocessing
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing, suppress
-from multiprocessing.process import BaseProcess
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
-from pydantic import ValidationError
 
 from llamagen_server.core.errors import EngineError, EngineStoppedError, InvalidRequestError
 from llamagen_server.engine.arguments import EnginePlan
@@ -28,8 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STOPPED = "the engine stopped; see the server's log"
-MIN_CPU_SECONDS = 0.1
-"""CPU time between two polls above which the engine's processes compute."""
 
 
 def start_offline_engine(plan: EnginePlan, in_process: bool = False) -> LLM:
@@ -82,6 +75,8 @@ class VLLMEngine:
         except EngineDeadError as error:
             raise EngineStoppedError(STOPPED) from error
         except EngineGenerateError as error:
+            if not self.is_running:  # vLLM's own part in this process failed, and with it every request
+                raise EngineStoppedError(STOPPED) from error
             logger.error("the engine failed on request %s", request.request_id, exc_info=error.__cause__)
             raise EngineError("the engine failed on this request; see the server's log") from None
 
@@ -161,80 +156,6 @@ class VLLMEngine:
             stream_interval=request.update_every,
             extra_args=guidance,
         )
-
-
-class OwnVLLMEngine(VLLMEngine):
-    """An engine that this process has started: a `supervisor.RestartableEngine`."""
-
-    def __init__(self, llm: EngineClient, processes: Iterable[BaseProcess]) -> None:
-        from vllm_llamagen.vllm_compat import current_platform
-
-        super().__init__(llm)
-        roots = [psutil.Process(process.pid) for process in processes]
-        self._processes = [process for root in roots for process in (root, *root.children(recursive=True))]
-        self._computes_here = current_platform.is_cpu()  # a process that waits for a GPU spins
-        self._cpu_seconds = 0.0
-
-    async def ping(self) -> None:
-        await self._running().is_sleeping()  # vLLM asks each process of its core
-
-    def is_computing(self) -> bool:
-        if not self._computes_here:
-            return False
-        before, self._cpu_seconds = self._cpu_seconds, sum(map(_cpu_seconds, self._processes))
-        return self._cpu_seconds - before > MIN_CPU_SECONDS
-
-    def kill(self) -> None:
-        for process in self._processes:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-class VLLMStarter:
-    """Starts engines with the same plan: a `supervisor.Starter`. The calling process stays as it was."""
-
-    def __init__(self, plan: EnginePlan) -> None:
-        self._plan = plan
-        self._others: set[BaseProcess] | None = None
-        """While an engine starts: the child processes of this process that are not the engine's."""
-
-    def start(self) -> OwnVLLMEngine:
-        """Starts vLLM in new processes; takes 5 to 90 seconds.
-
-        Raises:
-            ValueError: vLLM refuses a flag.
-            EngineStoppedError: the engine's process ended; it has logged the reason.
-        """
-        from vllm_llamagen.vllm_compat import AsyncLLM
-
-        try:
-            with engine_environment(self._plan.environment):
-                self._others = set(multiprocessing.active_children())
-                llm = AsyncLLM.from_engine_args(copy.deepcopy(self._plan.arguments))
-                return OwnVLLMEngine(llm, self._new_processes())
-        except ValidationError as error:
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise EngineStoppedError(f"the engine did not start ({reason}); see the log above") from None
-        finally:
-            self._others = None
-
-    def abort(self) -> None:
-        """Kills the processes of a start that is under way; ``start`` then raises."""
-        for process in self._new_processes():
-            process.kill()
-
-    def _new_processes(self) -> list[BaseProcess]:
-        return [] if self._others is None else [p for p in multiprocessing.active_children() if p not in self._others]
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return float(times.user + times.system)
 
 
 def _queue_seconds(output: RequestOutput) -> float:

@@ -139,7 +139,10 @@ class Admission:
         last = self._rounds.next(client) + images - 1
         ahead = sum(place.round <= last for place in self._queue) + images - 1
         if (seconds := self.throughput.seconds(ahead)) > MARGIN * timeout:
-            message = f"the {ahead} images ahead take about {seconds:.0f} seconds, timeout is {timeout:g}"
+            needed = math.ceil(seconds / MARGIN)
+            message = (
+                f"the {ahead} images ahead take about {seconds:.0f} seconds: timeout is {timeout:g}, must be {needed}"
+            )
             raise self._refusal("deadline", message, ahead - MARGIN * timeout * self.throughput.rate)
 
     def _refusal(self, reason: str, message: str, images: float) -> OverloadedError:

@@ -17,8 +17,8 @@ from llamagen_server.core.options import Limits, RestartPolicy
 from llamagen_server.engine import cpu
 from llamagen_server.engine.arguments import EnginePlan, default_flags, free_gpu_share, plan_engine
 from llamagen_server.engine.environment import unchanged_environment
+from llamagen_server.engine.own_engine import VLLMStarter
 from llamagen_server.engine.supervisor import SupervisedEngine
-from llamagen_server.engine.vllm_engine import VLLMStarter
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline.memory import WeightBytes, check_memory
 from llamagen_server.pipeline.pipeline import Pipeline

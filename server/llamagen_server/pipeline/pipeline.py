@@ -147,15 +147,18 @@ class Pipeline:
         async with self._hold_place(client):
             return await self._decode_image(codes, client)
 
-    async def encode_image(self, pixels: Pixels, client: str = "") -> list[int]:
-        """Pixels of one image [side, side, 3] -> its codes in raster order.
+    async def encode_image(self, read: Callable[[], Pixels], client: str = "") -> list[int]:
+        """Encodes one image into its codes in raster order.
+
+        Args:
+            read: reads the pixels of the image, [side, side, 3]; called off the event loop.
 
         Raises:
             OverloadedError: too many images are in flight.
             DeadlineError: it took longer than the default timeout.
         """
         async with self._hold_place(client):
-            return await self._encode_image(pixels, client)
+            return await self._encode_image(await run_in_reader_thread(read), client)
 
     def shutdown(self) -> None:
         """Stops the engine and the stages. Work in flight is lost."""

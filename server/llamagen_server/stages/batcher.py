@@ -8,6 +8,7 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -74,7 +75,7 @@ class Batcher(Generic[Item, Out]):
         self._num_waiting.inc()
         self._workers = [worker for worker in self._workers if not worker.done()]
         if len(self._workers) < self._calls:
-            self._workers.append(asyncio.create_task(self._run()))
+            self._workers.append(asyncio.create_task(self._run(), context=Context()))  # of no request's own
         return await future
 
     async def _run(self) -> None:

@@ -20,6 +20,7 @@ from llamagen_server.core.sampling import Sampling
 from llamagen_server.engine import supervisor
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
 from llamagen_server.engine.supervisor import SupervisedEngine
+from llamagen_server.engine.suspects import Suspects
 
 NUM_TOKENS = 64
 SAMPLING = Sampling(2.0, -1, "constant", 1.0, 0, 1.0, 0)
@@ -155,16 +156,20 @@ async def test_readiness_during_a_restart(starter: FakeStarter, supervised: Supe
     new = asyncio.create_task(last(supervised, request(2)))
     await asyncio.sleep(0.05)
     assert not new.done()
-    starter.abort()
+    starter.go_on.set()
     assert len((await task).codes) == len((await new).codes) == NUM_TOKENS
 
 
-async def test_a_start_that_hangs_is_aborted(
-    starter: FakeStarter, supervised: SupervisedEngine, monkeypatch: pytest.MonkeyPatch
+async def test_a_start_has_three_times_as_long_as_the_first_one(
+    starter: FakeStarter, supervised: SupervisedEngine
 ) -> None:
-    monkeypatch.setattr(supervised, "_start_timeout", 0.05)
     starter.deaths, starter.hanging_starts = {2}, 1
-    assert len((await last(supervised, request(1, update_every=8))).codes) == NUM_TOKENS
+    task = asyncio.create_task(last(supervised, request(1, update_every=8)))
+    while not starter.timeouts:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    starter.go_on.set()
+    assert len((await task).codes) == NUM_TOKENS
+    assert starter.timeouts == [supervisor.MIN_START_SECONDS]
 
 
 async def test_starts_that_fail_are_repeated(starter: FakeStarter, supervised: SupervisedEngine) -> None:
@@ -222,7 +227,7 @@ async def test_a_request_that_is_abandoned_during_a_restart_leaves_nothing_behin
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not supervised._runs
-    starter.abort()
+    starter.go_on.set()
 
 
 async def test_requests_end_with_a_shutdown(starter: FakeStarter, supervised: SupervisedEngine) -> None:
@@ -243,8 +248,6 @@ async def test_errors_of_a_request_do_not_end_the_engine(starter: FakeStarter, s
 
 @given(st.data())
 def test_suspects_always_find_the_culprit(data: st.DataObject) -> None:
-    from llamagen_server.engine.suspects import Suspects
-
     count = data.draw(st.integers(1, 64))
     culprit = data.draw(st.integers(0, count - 1))
     waiting, suspects, ends = set(range(count)), Suspects[int](), 0
@@ -262,6 +265,17 @@ def test_suspects_always_find_the_culprit(data: st.DataObject) -> None:
             suspects.discard(run)
             waiting.discard(run)
     assert ends <= 3 + math.ceil(math.log2(count))
+
+
+def test_a_request_is_blamed_only_when_it_ran_alone() -> None:
+    suspects = Suspects[str]()
+    assert suspects.after_end(["a", "b"]) is None
+    suspects.discard("b")
+    assert suspects.after_end(["a", "c", "d"]) is None  # its second end, in company
+    assert suspects.may_run("a")
+    assert not suspects.may_run("c")
+    assert suspects.after_end(["a"]) is None
+    assert suspects.after_end(["a"]) == "a"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
 from llamagen_server.api.replies import b64, image_file
 from llamagen_server.core.results import Pixels
-from llamagen_server.image_files.files import OutputFormat, read_image_file, run_in_reader_thread
+from llamagen_server.image_files.files import OutputFormat, read_image_file
 from llamagen_server.image_files.geometry import center_crop
 
 router = APIRouter(prefix="/v1/images", tags=["image tokenizer"])
@@ -60,8 +60,7 @@ async def encode_image(
 ) -> EncodeImageResponse:
     """Encodes one image into its codes."""
     grid_size, side = pipeline.image_tokenizer.grid_size, pipeline.image_tokenizer.side
-    pixels = await unless_disconnected(request, run_in_reader_thread(lambda: _read(body.image, side)))
-    codes = await unless_disconnected(request, pipeline.encode_image(pixels, client))
+    codes = await unless_disconnected(request, pipeline.encode_image(lambda: _read(body.image, side), client))
     return EncodeImageResponse(codes=codes, grid=(grid_size, grid_size))
 
 

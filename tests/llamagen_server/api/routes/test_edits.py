@@ -45,7 +45,7 @@ async def test_the_lower_half_is_inpainted(text_openai: AsyncOpenAI, text_app: F
         assert (pixels[:32] == NOISE[:32]).all()
         assert (pixels[32:] != NOISE[32:]).any()
     pipeline = text_app.state.pipeline
-    codes = await pipeline.encode_image(NOISE)
+    codes = await pipeline.encode_image(lambda: NOISE)
     requests = pipeline.engine.requests
     assert [list(request.prefix_tokens) for request in requests] == [codes[:32]] * 2
     assert [list(request.forced_tokens) for request in requests] == [codes[:32] + [-1] * 32] * 2
