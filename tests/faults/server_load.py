@@ -82,6 +82,8 @@ class FloodClient:
     async def send(self, body: dict[str, Any], replies: Replies) -> None:
         """As the function `send`."""
         start = time.monotonic()
+        while self._idle and self._idle[-1][0].at_eof():  # closed by the server, which keeps idle ones for seconds
+            self._idle.pop()[1].close()
         connection = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
         reader, writer = connection
         data = json.dumps(body).encode()

@@ -30,7 +30,10 @@ IN_FLIGHT = Gauge("llamagen_images_in_flight", "Images that are accepted and not
 IN_FLIGHT_LIMIT = Gauge(
     "llamagen_images_in_flight_limit", "Limit of images in flight; requests above it get status 429."
 )
-READY = Gauge("llamagen_ready", "1 while images can be generated; 0 while the model loads or the server stops.")
+READY = Gauge(
+    "llamagen_ready",
+    "1 while images can be generated; 0 while the model loads, a new engine starts or the server stops.",
+)
 STAGE = Histogram("llamagen_stage_seconds", "Seconds in a stage, including its queue.", ["stage"], buckets=SECONDS)
 WAITING = Gauge("llamagen_stage_waiting", "Items in the queue of a stage around the engine.", ["stage"])
 LAG = Histogram(

@@ -1,1 +1,1 @@
-"""Pure ASGI middleware, from the outermost inwards: access log, API key, body limit."""
+"""Pure ASGI middleware, from the outermost inwards: security headers, CORS, access log, tracing, API keys, body limit."""

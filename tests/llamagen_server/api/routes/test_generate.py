@@ -202,6 +202,7 @@ async def test_one_failed_image_cancels_the_others(class_client: httpx.AsyncClie
     body = {"class_id": 1, "n": 3, "seed": 10}
     reply = await class_client.post("/generate", json=body, headers={"x-request-id": "r"})
     assert (reply.status_code, reply.json()["error"]["message"]) == (500, "the engine failed on this request")
+    assert reply.headers["x-should-retry"] == "false"  # to OpenAI's clients
     assert sorted(engine.aborted) == ["r-0", "r-2"]
     assert class_app.state.pipeline.admission.in_flight == 0
 
