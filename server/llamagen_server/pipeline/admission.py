@@ -16,7 +16,7 @@ from llamagen_server.pipeline.throughput import Throughput
 
 SHARE = 4
 """Places that a client may hold for each free one, where several clients share a server."""
-MARGIN = 0.8
+MARGIN = 0.7
 """Share of a timeout that the images ahead may take: the rate changes while a request waits."""
 MAX_RETRY_AFTER = 300
 """Longest time that a refused client is asked to wait, seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import os
@@ -170,6 +171,8 @@ class _Service:
             self._abandon_loading()
         pipeline = self.app.state.pipeline = load.result()
         metrics.READY.set_function(self._is_ready)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking through it again and again would hold up the event loop
         seconds = time.perf_counter() - start
         host, port = self.listener.getsockname()[:2]
         logger.info("%s is ready after %.0f s: %s://%s:%d", self.name, seconds, self.scheme, host, port)

@@ -132,12 +132,12 @@ def test_retry_after_of_a_share_is_enough_for_the_next_try() -> None:
 def test_a_deadline_that_cannot_be_met_is_refused_at_once(held: ExitStack) -> None:
     server = admission(100, batch=4, rate=2.0)
     held.enter_context(server.admit(40))
-    with server.admit(1, "", 25.0):
+    with server.admit(1, "", 29.0):
         pass
     before = rejected("deadline")
     error = refusal(server, 1, "", 15.0)
-    assert str(error) == "the 40 images ahead take about 20 seconds: timeout is 15, must be 25"
-    assert error.retry_after == 8
+    assert str(error) == "the 40 images ahead take about 20 seconds: timeout is 15, must be 29"
+    assert error.retry_after == 10
     assert rejected("deadline") == before + 1
     assert server.in_flight == 40
 
@@ -145,7 +145,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(held: ExitStack) -> No
 def test_a_deadline_counts_the_images_that_are_ahead_in_the_fair_order(held: ExitStack) -> None:
     server = admission(1000, batch=4, rate=1.0)
     held.enter_context(server.admit(500, "burst"))
-    with server.admit(2, "other", 4.0) as places:  # ahead: two images of the burst, and its own first
+    with server.admit(2, "other", 5.0) as places:  # ahead: two images of the burst, and its own first
         assert [place.round for place in places] == [0, 1]
     assert str(refusal(server, 2, "third", 2.0)).startswith("the 3 images ahead take about 3 seconds")
     assert str(refusal(server, 1, "burst", 499.0)).startswith("the 500 images ahead take about 500 seconds")
