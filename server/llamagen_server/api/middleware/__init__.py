@@ -1,1 +1,1 @@
-"""Pure ASGI middleware, from the outermost inwards: security headers, CORS, access log, tracing, API keys, body limit."""
+"""Pure ASGI middleware, outermost first: security headers, CORS, access log, tracing, API keys, body limit."""
