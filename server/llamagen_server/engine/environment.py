@@ -28,7 +28,8 @@ PROCESS_DEFAULTS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TORCH_LOGS": "-torch._library.triton",  # "Triton not available", on every CPU
-    "PYTHONWARNINGS": "ignore::FutureWarning",  # torch warns about its own code
+    # torch warns about its own code; Python about what an engine that was killed has left, when it cleans that up.
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore:resource_tracker:UserWarning",
     **SHORT_SPIN,
 }
 """For this process and its children. torch and vLLM read them when they are imported."""

@@ -145,9 +145,9 @@ async def test_a_deadline_that_cannot_be_met_gets_429(class_client: httpx.AsyncC
     pipeline.admission.throughput.rate, pipeline.engine.max_num_seqs = 2.0, 1
     with pipeline.admission.admit(300):
         reply = await class_client.post("/generate", json={"class_id": 1, "timeout": 100})
-    assert (reply.status_code, reply.headers["retry-after"]) == (429, "50")
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "80")
     assert reply.json()["error"] == {
-        "message": "the 300 images ahead take about 150 seconds, timeout is 100",
+        "message": "the 300 images ahead take about 150 seconds: timeout is 100, must be 215",
         "type": "rate_limit_error",
         "param": None,
         "code": "overloaded",
