@@ -23,7 +23,7 @@ test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start v
 deploy-test: dev ## run the tests of deploy/: chart, alerts, proxy, Ray Serve (needs prometheus and haproxy)
 	$(BIN)/python -m pytest deploy/tests $(ARGS)
 
-fault-test: dev ## kill, stop and overload a server for an hour and a half (ARGS=tests/faults/engine_ends.py for a part)
+fault-test: dev ## kill, stop and overload a server for an hour (ARGS=tests/faults/engine_ends.py for a part)
 	$(BIN)/python -m pytest -o log_cli=true --log-cli-level=INFO $(or $(ARGS),$(FAULTS))
 
 lint: dev node ## check style and formatting

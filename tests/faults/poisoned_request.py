@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from tests.faults.poison import POISON_SEED
-from tests.helpers.image_files import read_b64
+from tests.faults.requests import FaultRequest, send_all
+from tests.faults.server_load import metric
 from tests.helpers.server_process import Server
 
 pytestmark = pytest.mark.engine
@@ -29,24 +29,18 @@ async def test_a_poisoned_request_fails_alone(
     bodies = [{"prompt": "a red circle", "seed": seed, "temperature": 0} for seed in range(NEIGHBOURS)]
     try:
         async with httpx.AsyncClient(base_url=server.url, timeout=900) as client:
-            expected = [await image(client, body) for body in bodies[:3]]
+            neighbours = [FaultRequest("reply", body) for body in bodies]
+            expected = await send_all(client, neighbours[:3], 1)
             poisoned = asyncio.create_task(client.post("/generate", json=bodies[0] | {"seed": POISON_SEED}))
-            images = await asyncio.gather(*(image(client, body) for body in bodies))
+            images = await send_all(client, neighbours, NEIGHBOURS)
             reply = await poisoned
             assert reply.status_code == 500
             assert "ended whenever this request was running" in reply.json()["error"]["message"]
             for got, right in zip(images, expected, strict=False):
                 np.testing.assert_array_equal(got, right)
-            metrics = (await client.get("/metrics")).text
-            restarts = float(re.findall(r'llamagen_engine_restarts_total\{how="ended"\} (\S+)', metrics)[0])
+            restarts = await metric(client, "llamagen_engine_restarts_total")
             logger.info("%g restarts", restarts)
             assert restarts <= 3 + math.ceil(math.log2(NEIGHBOURS + 1))
             assert (await client.get("/ready")).status_code == 200
     finally:
         server.kill()
-
-
-async def image(client: httpx.AsyncClient, body: dict[str, object]) -> np.ndarray:
-    reply = await client.post("/generate", json=body)
-    assert reply.status_code == 200, reply.text
-    return np.asarray(read_b64(reply.json()["images"][0]["b64_json"]))

@@ -13,8 +13,10 @@ from typing import Any
 
 import httpx
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 from tests.helpers.server_process import Server
+
+from llamagen_server.bench.load import Load, arrival_times
+from llamagen_server.bench.server_metrics import read_metrics
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,9 @@ def resources(server: Server) -> Resources:
 
 
 async def metric(client: httpx.AsyncClient, *names: str) -> float:
-    """Returns the sum of the samples of some metrics."""
-    text = (await client.get("/metrics")).text
-    samples = [s.value for family in text_string_to_metric_families(text) for s in family.samples if s.name in names]
-    assert samples, names
-    return sum(samples)
+    """Returns the sum of some metrics over all labels."""
+    samples = dict(await read_metrics(client))  # a name that is missing is an error
+    return sum(samples[name, ""] for name in names)
 
 
 @dataclass
@@ -117,14 +117,11 @@ async def send(client: httpx.AsyncClient, body: dict[str, Any], replies: Replies
 
 async def open_loop(rate: float, seconds: float, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Starts requests as a Poisson process of ``rate`` per second, and waits for the last one."""
-    rng = random.Random(0)
-    due = time.monotonic()
-    end = due + seconds
+    start = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        while due < end:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        for due in arrival_times(Load(rate=rate, duration=seconds), random.Random(0)):
+            await asyncio.sleep(max(0.0, start + due - time.monotonic()))
             group.create_task(request())
-            due += rng.expovariate(rate)
 
 
 async def closed_loop(clients: int, seconds: float, request: Callable[[], Coroutine[Any, Any, None]]) -> float:

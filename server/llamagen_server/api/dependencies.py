@@ -33,7 +33,7 @@ async def _request_id(request: Request) -> str:
 
 
 async def _client(request: Request) -> str:
-    client: str = getattr(request.state, "client", "")
+    client: str = request.state.client
     return client
 
 

@@ -39,7 +39,6 @@ TYPES = {
 MAX_TEXT = 1000
 """Characters of a message."""
 
-
 NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients repeat requests with status 500 and above unless this header forbids it."""
 

@@ -29,7 +29,7 @@ def load_pipeline(
     limits: Limits = Limits(),
     vq_dtype: str = "auto",
     own_process_group: bool = False,
-    restarts: RestartPolicy | None = None,
+    restarts: RestartPolicy = RestartPolicy(),
 ) -> Pipeline:
     """Tunes this process and builds the pipeline; the arguments are those of `build.build_pipeline`."""
     logger.info("loading %s", model.path)

@@ -113,9 +113,18 @@ def free_gpu_share() -> float:
 def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int) -> int:
     """Returns the KV-cache bytes of one image in whole blocks: keys and values of all branches, layers and tokens."""
     blocks = -(-config.max_position_embeddings // block_size)
-    bytes_per_value = 4 if dtype in ("float32", "float") else 2
-    per_token = 2 * config.n_layer * config.num_key_value_heads * config.head_dim * bytes_per_value
+    per_token = 2 * config.n_layer * config.num_key_value_heads * config.head_dim * bytes_per_value(dtype)
     return blocks * block_size * per_token
+
+
+def bytes_per_value(dtype: str) -> int:
+    """Returns the bytes of a value of the language model and its KV cache."""
+    return 4 if dtype in ("float32", "float") else 2
+
+
+def cpu_dtype(dtype: str) -> str:
+    """Returns the dtype that ``--dtype`` means on a CPU."""
+    return "float32" if dtype == "auto" else dtype  # few CPUs have bfloat16 units
 
 
 def _check_cpu_flags(args: argparse.Namespace) -> None:
@@ -124,8 +133,7 @@ def _check_cpu_flags(args: argparse.Namespace) -> None:
 
 
 def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_bytes: int) -> None:
-    if args.dtype == "auto":
-        args.dtype = "float32"  # few CPUs have bfloat16 units
+    args.dtype = cpu_dtype(args.dtype)
     if not args.enforce_eager and (missing := cpu.missing_for_compilation()):
         logger.warning("%s not found: running eager, which is slower than compiled", missing)
         args.enforce_eager = True

@@ -43,13 +43,13 @@ MIN_START_SECONDS = 60.0
 class SupervisedEngine:
     """An `Engine` that survives the ends of the engine behind it."""
 
-    def __init__(self, starter: Starter, num_image_tokens: int, policy: RestartPolicy | None = None) -> None:
+    def __init__(self, starter: Starter, num_image_tokens: int, policy: RestartPolicy = RestartPolicy()) -> None:
         """Starts the first engine; blocks until it can take requests.
 
         Raises:
             EngineStoppedError: the engine did not start.
         """
-        self._starter, self._num_image_tokens, self._policy = starter, num_image_tokens, policy or RestartPolicy()
+        self._starter, self._num_image_tokens, self._policy = starter, num_image_tokens, policy
         start = time.monotonic()
         self._life: Life | None = Life(starter.start())
         self._start_timeout = max(MIN_START_SECONDS, 3 * (time.monotonic() - start))
@@ -150,7 +150,7 @@ class SupervisedEngine:
                 if life.ended.is_set() or not life.engine.is_running:
                     ping.cancel()
                     return "ended"
-                if silent * POLL_SECONDS >= self._bound(life):
+                if not ping.done() and silent * POLL_SECONDS >= self._bound(life):
                     ping.cancel()
                     return "hung"
             if ping.exception():

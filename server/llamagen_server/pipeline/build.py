@@ -66,7 +66,7 @@ def build_pipeline(
     vq_dtype: str = "auto",
     decode_workers: int = 1,
     own_process_group: bool = False,
-    restarts: RestartPolicy | None = None,
+    restarts: RestartPolicy = RestartPolicy(),
 ) -> Pipeline:
     """Starts the engine and loads the stages around it. Blocks until all are ready.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamagen_server.engine import container
+from llamagen_server.engine.arguments import bytes_per_value, cpu_dtype
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.model_dir.tensor_files import stored_shapes
 
@@ -40,8 +41,7 @@ class WeightBytes:
     @classmethod
     def of(cls, model: ModelDir, dtype: str = "auto", copies: int = 1) -> WeightBytes:
         """``copies``: engines that each hold the whole language model (data parallel)."""
-        size = 2 if dtype in ("bfloat16", "float16", "half") else FLOAT32  # as engine.arguments chooses
-        language_model = _values(stored_shapes(model.path)) * size * copies
+        language_model = _values(stored_shapes(model.path)) * bytes_per_value(cpu_dtype(dtype)) * copies
         encoder = Path(model.text_encoder or "")
         found = stored_shapes(encoder) if model.text_encoder and any(encoder.glob("*.safetensors")) else {}
         loaded = {name: shape for name, shape in found.items() if not name.startswith(OTHER_PARTS)}
