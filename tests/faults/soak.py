@@ -9,7 +9,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 
 import httpx
 import pytest
@@ -54,9 +54,7 @@ async def test_nothing_grows(tmp_path: Path) -> None:
         plot(samples, os.environ.get("SOAK_PLOT", str(tmp_path / "soak.png")))
         quarter = len(samples) // 4
         for column, title in enumerate(TITLES, 1):
-            second, last = (
-                median(s[column] for s in part) for part in (samples[quarter : 2 * quarter], samples[-quarter:])
-            )
+            second, last = (floor(part, column) for part in (samples[quarter : 2 * quarter], samples[-quarter:]))
             logger.info("%s: %.0f in the second quarter, %.0f in the last", title, second, last)
             assert last <= 1.03 * second + 2, title
         logger.info("%.2f images/s for %d s: %s", rate, SECONDS, replies)
@@ -64,6 +62,11 @@ async def test_nothing_grows(tmp_path: Path) -> None:
         assert replies.refused == 0
     finally:
         server.kill()
+
+
+def floor(samples: list[Sample], column: int) -> float:
+    """The value that nine in ten samples exceed: what remains when few requests are in flight, whose number varies."""
+    return quantiles((s[column] for s in samples), n=10)[0]
 
 
 async def sample(client: httpx.AsyncClient, server: Server, samples: list[Sample]) -> None:
