@@ -1,4 +1,4 @@
-"""FastAPI dependencies of the routes: the loaded pipeline, the model's public name, the request's id, the client.
+"""FastAPI dependencies of the routes: the loaded pipeline, the model's public names, the request's id, the client.
 
 They are coroutines because FastAPI calls plain functions in threads, which is slow where threads compete for the cores.
 """
@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from llamagen_server.api.errors import unavailable
+from llamagen_server.core.options import RequestPolicy
 from llamagen_server.pipeline.pipeline import Pipeline
 
 
@@ -22,9 +23,14 @@ async def _pipeline(request: Request) -> Pipeline:
     return pipeline
 
 
-async def _model_name(request: Request) -> str:
-    name: str = request.app.state.model_name
-    return name
+async def _model_names(request: Request) -> tuple[str, ...]:
+    names: tuple[str, ...] = request.app.state.model_names
+    return names
+
+
+async def _policy(request: Request) -> RequestPolicy:
+    policy: RequestPolicy = request.app.state.policy
+    return policy
 
 
 async def _request_id(request: Request) -> str:
@@ -39,7 +45,9 @@ async def _client(request: Request) -> str:
 
 LoadedPipeline = Annotated[Pipeline, Depends(_pipeline)]
 """Raises 503 while the model loads and while the server stops."""
-ModelName = Annotated[str, Depends(_model_name)]
+ModelNames = Annotated[tuple[str, ...], Depends(_model_names)]
+"""Names of the model; replies have the first."""
+ClientPolicy = Annotated[RequestPolicy, Depends(_policy)]
 RequestId = Annotated[str, Depends(_request_id)]
 Client = Annotated[str, Depends(_client)]
 """Name of the client, by which the server shares its work; empty without keys."""

@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llamagen_server.api.replies import Usage
-from llamagen_server.core.request import ImageRequest
+from llamagen_server.core.errors import InvalidRequestError
+from llamagen_server.core.options import ResponseFormat
+from llamagen_server.core.request import ImageRequest, Integer
 from llamagen_server.core.results import GenerationResult
-from llamagen_server.image_files.files import OutputFormat
+from llamagen_server.image_files.reading import decode_base64
+from llamagen_server.image_files.writing import OutputFormat
 
 
 class ImageGenerationRequest(ImageRequest):
@@ -20,14 +23,22 @@ class ImageGenerationRequest(ImageRequest):
     )
 
     model: str | None = None
-    size: str = Field("auto", description="The model's own size, or auto.")
+    size: str = Field(
+        "auto",
+        description="auto: the model's own size. Others, such as 1024x1024, need a server that was started with "
+        "--size-policy resize, which generates at the model's size and resizes.",
+    )
     output_format: OutputFormat = "png"
-    output_compression: Annotated[int, Field(ge=0, le=100)] = Field(95, description="Quality of webp and jpeg files.")
-    response_format: Literal["b64_json", "url"] = Field(
-        "b64_json", description="url: the URL of a file that this server keeps for an hour at most."
+    output_compression: Annotated[Integer, Field(ge=0, le=100)] = Field(
+        95, description="Quality of webp and jpeg files."
+    )
+    response_format: ResponseFormat | None = Field(
+        None,
+        description="url: the URL of a file that this server keeps for an hour at most. Default: b64_json, unless the "
+        "server was started with --default-response-format url.",
     )
     stream: bool = Field(False, description="Send server-sent events while the image is generated; n must be 1.")
-    partial_images: Annotated[int, Field(ge=0, le=3)] = Field(0, description="Previews in the stream.")
+    partial_images: Annotated[Integer, Field(ge=0, le=3)] = Field(0, description="Previews in the stream.")
     background: Any = Field(None, description="Ignored.")
     complexity: Any = Field(None, description="Ignored.")
     frame_count: Any = Field(None, description="Ignored.")
@@ -47,15 +58,44 @@ class ImageGenerationRequest(ImageRequest):
 
 
 class ImageEditRequest(ImageGenerationRequest):
-    """The text fields of an edit's form."""
+    """The fields of an edit besides its images: text fields of a form, or fields of a JSON body."""
 
-    keep_rows: int | None = Field(
+    keep_rows: Integer | None = Field(
         None, description="Number of top rows of image tokens to keep, in place of a mask; the rest is inpainted."
     )
-    feather: Annotated[int, Field(ge=0, le=256)] = Field(
+    feather: Annotated[Integer, Field(ge=0, le=256)] = Field(
         0, description="Width in pixels, inside the mask, over which the original fades into the generated image."
     )
     input_fidelity: Any = Field(None, description="Ignored.")
+
+
+class ImageReference(BaseModel):
+    """An image in a JSON body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image_url: str = Field(description="A data URL: data:image/png;base64,... Nothing is fetched from other URLs.")
+
+    def read(self, name: str) -> bytes:
+        """Returns the file. ``name`` is the reference's place in the body, for the error."""
+        start, comma, data = self.image_url.partition(",")
+        if not (start.lower().startswith("data:") and start.lower().endswith(";base64") and comma):
+            given = self.image_url if len(self.image_url) <= 40 else f"{self.image_url[:40]}..."
+            message = (
+                f"{name} is {given!r}, must be a data URL (data:image/png;base64,...); this server fetches nothing"
+            )
+            raise InvalidRequestError(message, name)
+        try:
+            return decode_base64(data)
+        except ValueError as error:
+            raise InvalidRequestError(f"{name} is {error}", name) from None
+
+
+class JsonImageEditRequest(ImageEditRequest):
+    """An edit as JSON."""
+
+    images: list[ImageReference] = Field(description="The image to edit; one.")
+    mask: ImageReference | None = Field(None, description="The mask, as in a form.")
 
 
 class OpenAIImage(BaseModel):
@@ -76,13 +116,13 @@ class OpenAIUsage(Usage):
     input_tokens_details: TokensDetails
 
     @classmethod
-    def of(cls, result: GenerationResult, input_image_tokens: int = 0) -> OpenAIUsage:
-        usage = Usage.of(result)
+    def of(cls, result: GenerationResult) -> OpenAIUsage:
+        usage, image_tokens = Usage.of(result), result.input_image_tokens
         return cls(
-            input_tokens=usage.input_tokens + input_image_tokens,
+            input_tokens=usage.input_tokens + image_tokens,
             output_tokens=usage.output_tokens,
-            total_tokens=usage.total_tokens + input_image_tokens,
-            input_tokens_details=TokensDetails(text_tokens=usage.input_tokens, image_tokens=input_image_tokens),
+            total_tokens=usage.total_tokens + image_tokens,
+            input_tokens_details=TokensDetails(text_tokens=usage.input_tokens, image_tokens=image_tokens),
         )
 
 

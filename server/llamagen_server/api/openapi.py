@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from llamagen_server.api.middleware.api_key import HEADERS, OPEN_PATHS
+from llamagen_server.api.middleware.api_key import HEADERS, is_open
 
 DESCRIPTIONS = {
     400: "The request is wrong; the message names the bad value and the allowed ones.",
@@ -69,7 +69,7 @@ def install(app: FastAPI, needs_key: bool) -> None:
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     operation["responses"].pop("422", None)
-                    if needs_key and path not in OPEN_PATHS:
+                    if needs_key and not is_open(path):
                         operation["security"] = [{"key": []}]
                     else:
                         operation["responses"].pop("401", None)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from llamagen_server.core import telemetry
 from llamagen_server.core.results import GenerationResult, Pixels
-from llamagen_server.image_files.files import OutputFormat, make_image_file
+from llamagen_server.image_files.writing import OutputFormat, make_image_file
 
 
 class Usage(BaseModel):
@@ -31,16 +31,20 @@ class Usage(BaseModel):
         )
 
 
-async def image_file(pixels: Pixels, output_format: OutputFormat, quality: int = 95) -> bytes:
-    """Returns the bytes of an image file, made off the event loop."""
+async def image_file(
+    pixels: Pixels, output_format: OutputFormat, quality: int = 95, size: tuple[int, int] | None = None
+) -> bytes:
+    """Returns the bytes of an image file, made off the event loop; the arguments are those of `make_image_file`."""
     with telemetry.stage("file"):
-        return await asyncio.to_thread(make_image_file, pixels, output_format, quality)
+        return await asyncio.to_thread(make_image_file, pixels, output_format, quality, size)
 
 
-async def image_files(result: GenerationResult, output_format: OutputFormat, quality: int = 95) -> Sequence[bytes]:
+async def image_files(
+    result: GenerationResult, output_format: OutputFormat, quality: int = 95, size: tuple[int, int] | None = None
+) -> Sequence[bytes]:
     """Returns the result's images as files, and adds their time to the result."""
     start = time.perf_counter()
-    files = await asyncio.gather(*(image_file(image.pixels, output_format, quality) for image in result.images))
+    files = await asyncio.gather(*(image_file(image.pixels, output_format, quality, size) for image in result.images))
     result.timings.file_ms = (time.perf_counter() - start) * 1000
     return files
 

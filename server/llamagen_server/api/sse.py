@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import error_reply
-from llamagen_server.core.results import GeneratedImage, GenerationResult, OnEvent, Preview
+from llamagen_server.core.results import Accepted, GeneratedImage, GenerationResult, OnEvent, Preview
 
 Event = dict[str, Any]
 """The data of one event; its ``type`` is the event's name."""
@@ -22,6 +22,8 @@ Event = dict[str, Any]
 KEEP_ALIVE_SECONDS = 10.0
 KEEP_ALIVE = format_sse_event(comment="keep-alive")
 """A comment, which clients skip: proxies cut off connections that are silent for long."""
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""Keep proxies from holding events back; the second one is nginx's."""
 
 Render = Callable[[Preview | GeneratedImage], Awaitable[Event | None]]
 Finish = Callable[[GenerationResult], Awaitable[Event]]
@@ -29,16 +31,17 @@ Work = Callable[[OnEvent], Coroutine[Any, Any, GenerationResult]]
 
 
 async def stream_events(request: Request, work: Work, render: Render, finish: Finish) -> StreamingResponse:
-    """Runs ``work`` and sends the events that it reports. A silent stream gets a comment every `KEEP_ALIVE_SECONDS`.
+    """Runs ``work`` and sends the events that it reports.
 
-    An error before the first event or comment is raised, so that it becomes an ordinary error reply; a later one is
-    sent as an event. A client that disconnects cancels the work.
+    Status and headers are sent as soon as the request is accepted. An error before that is raised, so that
+    it becomes an ordinary error reply; a later one is sent as an event. A silent stream gets a comment every
+    `KEEP_ALIVE_SECONDS`. A client that disconnects cancels the work.
 
     Args:
         render: returns the event of a preview or a finished image, or None to send nothing.
         finish: returns the last event of the stream.
     """
-    queue: asyncio.Queue[Preview | GeneratedImage | None] = asyncio.Queue()
+    queue: asyncio.Queue[Accepted | Preview | GeneratedImage | None] = asyncio.Queue()
     task = asyncio.create_task(work(queue.put_nowait))
     task.add_done_callback(lambda _: queue.put_nowait(None))
     parts = _parts(queue, task, render, finish)
@@ -54,7 +57,7 @@ class _EventResponse(StreamingResponse):
     """Cancels the generation when the response ends, for whatever reason, even if it never started."""
 
     def __init__(self, parts: AsyncIterator[bytes], work: asyncio.Task[GenerationResult]) -> None:
-        super().__init__(parts, media_type="text/event-stream")
+        super().__init__(parts, media_type="text/event-stream", headers=HEADERS)
         self.work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +68,7 @@ class _EventResponse(StreamingResponse):
 
 
 async def _parts(
-    queue: asyncio.Queue[Preview | GeneratedImage | None],
+    queue: asyncio.Queue[Accepted | Preview | GeneratedImage | None],
     task: asyncio.Task[GenerationResult],
     render: Render,
     finish: Finish,
@@ -80,6 +83,10 @@ async def _parts(
             except TimeoutError:
                 begun = True
                 yield KEEP_ALIVE
+                continue
+            if isinstance(item, Accepted):
+                begun = True
+                yield b""  # sends status and headers
                 continue
             event = await (finish(task.result()) if item is None else render(item))
             if event is not None:

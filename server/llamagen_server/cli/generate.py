@@ -17,8 +17,8 @@ from llamagen_server.core.errors import describe
 from llamagen_server.core.options import NO_LIMITS
 from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.results import GeneratedImage, Pixels
-from llamagen_server.image_files.files import OutputFormat, make_image_file
 from llamagen_server.image_files.sheet import contact_sheet
+from llamagen_server.image_files.writing import OutputFormat, make_image_file
 
 if TYPE_CHECKING:
     from llamagen_server.pipeline.pipeline import Pipeline

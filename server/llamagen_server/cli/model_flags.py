@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from llamagen_server.core.options import VQ_DTYPES
+from llamagen_server.core.options import VQ_DTYPES, RequestPolicy, SizePolicy
 
 if TYPE_CHECKING:
     from llamagen_server.model_dir import ModelDir
@@ -39,6 +39,17 @@ def add_model_flags(parser: argparse.ArgumentParser, group: argparse._ArgumentGr
     )
 
 
+def add_size_policy(group: argparse._ArgumentGroup) -> None:
+    """Adds ``--size-policy``, for requests that were written for models of other sizes."""
+    group.add_argument(
+        "--size-policy",
+        choices=get_args(SizePolicy),
+        default=RequestPolicy.size,
+        help="images of another size than the model's; resize: generate at the model's size, then scale and crop "
+        "(default: %(default)s, which refuses them)",
+    )
+
+
 def add_vllm_flags(
     parser: argparse.ArgumentParser, add_own_arguments: Callable[[argparse.ArgumentParser], None]
 ) -> None:
@@ -51,8 +62,8 @@ def add_vllm_flags(
     arguments.add_arguments(parser)
 
 
-def served_name(args: argparse.Namespace, model: ModelDir) -> str:
-    """Returns the model's public name: ``--served-model-name``, else the directory's name."""
+def served_names(args: argparse.Namespace, model: ModelDir) -> list[str]:
+    """Returns the model's public names: those of ``--served-model-name``, else the directory's name."""
     from llamagen_server.pipeline.build import public_name
 
-    return str(args.served_model_name[0]) if args.served_model_name else public_name(model)
+    return list(args.served_model_name or [public_name(model)])

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
-from llamagen_server.core.options import NO_LIMITS
+from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_size_policy, add_vllm_flags, served_names
+from llamagen_server.core.options import NO_LIMITS, RequestPolicy
 
 if TYPE_CHECKING:
     from llamagen_server.pipeline.pipeline import Pipeline
+    from llamagen_server.serving.batch import Batch
     from llamagen_server.serving.batch_files import ReplyFile
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT.jsonl",
         help="replies, one per line in the order in which they finish; an unfinished file is continued",
     )
+    add_size_policy(group)
     add_model_flags(parser, group)
 
 
@@ -60,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from llamagen_server.cli.loading import interruptible, load_pipeline
     from llamagen_server.pipeline.build import open_model
+    from llamagen_server.serving.batch import Batch
     from llamagen_server.serving.batch_files import check_requests, open_replies
 
     custom_ids = check_requests(args.input_file)
@@ -72,16 +75,18 @@ def run(args: argparse.Namespace) -> None:
         logging.getLogger("llamagen_server.api.middleware.access_log").setLevel(logging.WARNING)
         load = partial(load_pipeline, model, args, limits=NO_LIMITS, vq_dtype=args.vq_dtype)
         pipeline = interruptible(partial(load, own_process_group=True))
-        asyncio.run(_run(served_name(args, model), pipeline, args.input_file, replies, len(custom_ids)))
+        batch = Batch(
+            served_names(args, model), pipeline, replies, len(custom_ids), RequestPolicy(size=args.size_policy)
+        )
+        asyncio.run(_run(batch, pipeline, args.input_file, replies))
 
 
-async def _run(name: str, pipeline: Pipeline, input_file: Path, replies: ReplyFile, total: int) -> None:
-    from llamagen_server.serving.batch import Batch
+async def _run(batch: Batch, pipeline: Pipeline, input_file: Path, replies: ReplyFile) -> None:
     from llamagen_server.serving.batch_files import read_requests
 
     finished = frozenset(replies.statuses)
     requests = (request for _, request in read_requests(input_file) if request.custom_id not in finished)
     try:
-        await Batch(name, pipeline, replies, total).run(requests)
+        await batch.run(requests)
     finally:
         pipeline.shutdown()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, served_name
+from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_size_policy, add_vllm_flags, served_names
 from llamagen_server.core import logs
 from llamagen_server.core.logs import LOG_FORMATS
-from llamagen_server.core.options import Limits, RestartPolicy
+from llamagen_server.core.options import EditWithoutMask, Limits, RequestPolicy, ResponseFormat, RestartPolicy
 
 if TYPE_CHECKING:
     from llamagen_server.serving.tls import Tls
@@ -98,8 +98,22 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="origin whose pages may call the server from a browser, such as https://example.com; *: all; repeatable "
-        "(default: none)",
+        help="origin whose pages may call the server from a browser, such as https://example.com; *: all; repeatable, "
+        "or a list in JSON (default: none)",
+    )
+    _add_policy_flags(group)
+    add(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="path below which a proxy serves this server, such as /images-api",
+    )
+    add(
+        "--forwarded-allow-ips",
+        default="127.0.0.1,::1",
+        metavar="IPS",
+        help="proxies whose X-Forwarded-Proto, -For, -Host and -Prefix are believed: addresses or networks with commas "
+        "between them; *: all (default: %(default)s)",
     )
     add(
         "--log-format",
@@ -109,6 +123,23 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_tls_flags(group)
     add_model_flags(parser, group)
+
+
+def _add_policy_flags(group: argparse._ArgumentGroup) -> None:
+    add_size_policy(group)
+    group.add_argument(
+        "--edit-without-mask",
+        choices=get_args(EditWithoutMask),
+        default=RequestPolicy.edit_without_mask,
+        help="edits of an image of which nothing is masked; whole: generate the whole image anew from the prompt "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--default-response-format",
+        choices=get_args(ResponseFormat),
+        default=RequestPolicy.response_format,
+        help="of OpenAI's API, for requests that name none (default: %(default)s)",
+    )
 
 
 def _add_tls_flags(group: argparse._ArgumentGroup) -> None:
@@ -135,6 +166,8 @@ def run(args: argparse.Namespace) -> None:
     """
     from llamagen_server.api.middleware.api_key import Keyring
     from llamagen_server.api.middleware.cors import check_origins
+    from llamagen_server.api.middleware.forwarded import check_trusted
+    from llamagen_server.api.paths import check_root_path
     from llamagen_server.cli.loading import load_pipeline
     from llamagen_server.pipeline.build import open_model
     from llamagen_server.serving.http import HttpOptions, listen, serve_http
@@ -151,6 +184,9 @@ def run(args: argparse.Namespace) -> None:
         drain_seconds=args.shutdown_timeout,
         tls=_tls(args),
         allowed_origins=check_origins(args.allowed_origins),
+        policy=RequestPolicy(args.size_policy, args.edit_without_mask, args.default_response_format),
+        root_path=check_root_path(args.root_path),
+        trusted_proxies=check_trusted(args.forwarded_allow_ips),
     )
     start_tracing(args.otlp_traces_endpoint)
     with listen(args.host, args.port) as listener:
@@ -163,7 +199,7 @@ def run(args: argparse.Namespace) -> None:
             own_process_group=True,
             restarts=restarts,
         )
-        serve_http(served_name(args, model), listener, load, options)
+        serve_http(served_names(args, model), listener, load, options)
 
 
 def _tls(args: argparse.Namespace) -> Tls | None:

@@ -5,11 +5,29 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 from llamagen_server.core.errors import InvalidRequestError
 
 VQ_DTYPES = ("auto", "float32", "bfloat16")
 """dtypes of decoding. ``auto``: the one in vq/config.json on a CPU that computes it in hardware, else float32."""
+
+
+SizePolicy = Literal["strict", "resize"]
+EditWithoutMask = Literal["refuse", "whole"]
+ResponseFormat = Literal["b64_json", "url"]
+
+
+@dataclass(frozen=True)
+class RequestPolicy:
+    """What the server does for clients that cannot send what it needs. The flags of ``llamagen serve`` set it."""
+
+    size: SizePolicy = "strict"
+    """Images of another size than the model's: refused, or generated at the model's size and resized."""
+    edit_without_mask: EditWithoutMask = "refuse"
+    """Edits without any mask: refused, or the whole image is generated anew from the prompt."""
+    response_format: ResponseFormat = "b64_json"
+    """Of replies of OpenAI's API to requests that name none; streams always have base64."""
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from llamagen_server.core.errors import InvalidRequestError
 from vllm_llamagen.limits import MAX_INT, MAX_SCALE, MAX_TEMPERATURE
 
 MAX_IMAGES = 10
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**63 - 1
+MAX_RANDOM_SEED = 2**32 - 1
+"""Largest seed that is chosen for a request without one; JavaScript reads integers exactly up to 2**53 only."""
 MAX_PROMPT = 4096
 """Characters of a prompt, which is checked before it is cleaned: some rules of that take quadratic time."""
 MAX_LABEL = 256
 """Characters of a class label."""
 
-Scale = Annotated[float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def _read_number(value: Any) -> Any:
+    """Reads numbers that were sent as text, and integers that were sent as floats; leaves all else to the checks."""
+    if isinstance(value, str) and _NUMBER.fullmatch(text := value.strip()) and len(text) <= 40:
+        value = float(text) if set(text) & set(".eE") else int(text)
+    exact = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if exact else value
+
+
+Integer = Annotated[int, BeforeValidator(_read_number)]
+"""An integer; ``"4"`` and ``4.0`` count as one, as some clients send them."""
+Float = Annotated[float, BeforeValidator(_read_number)]
+"""A number; ``"7.5"`` counts as one."""
+Scale = Annotated[Float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
 
 
 class ImageRequest(BaseModel):
@@ -27,34 +46,36 @@ class ImageRequest(BaseModel):
     prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = Field(
         default=None, description="Prompt, for text models."
     )
-    class_id: int | None = Field(default=None, description="Class, for class models.")
+    class_id: Integer | None = Field(default=None, description="Class, for class models.")
     class_label: Annotated[str, Field(max_length=MAX_LABEL)] | None = Field(
         default=None, description="Name of a class, for class models with labels."
     )
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="Number of images.")
+    n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="Number of images.")
     cfg_scale: Scale | None = Field(
         default=None, description="Guidance scale: 1 is the conditional model alone, 0 the unconditional one."
     )
     guidance_scale: Scale | None = Field(default=None, description="An alias of cfg_scale; give only one.")
-    cfg_interval: Annotated[int, Field(ge=-1, le=MAX_INT)] = Field(
+    cfg_interval: Annotated[Integer, Field(ge=-1, le=MAX_INT)] = Field(
         default=-1, description="-1 guides every token, k >= 0 guides image tokens 0 to k + 1."
     )
     cfg_schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="The scale over the image: constant, or rising from 1 to cfg_scale."
     )
-    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = Field(
+    temperature: Annotated[Float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = Field(
         default=None, description="Sampling temperature; 0 always picks the most likely code."
     )
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = Field(
+    top_k: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = Field(
         default=None, description="Number of most likely codes to sample from; 0 keeps every code."
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    top_p: Annotated[Float, Field(gt=0, le=1)] | None = Field(
         default=None, description="Probability mass of the codes to sample from; 1 keeps every code."
     )
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
-        default=None, description="Image j uses seed + j. If omitted, a random seed is chosen and returned."
+    seed: Annotated[Integer, Field(ge=-1, le=MAX_SEED)] | None = Field(
+        default=None,
+        description="Image j uses seed + j, which begins at 0 again after the largest seed. If omitted or -1, a random "
+        "seed is chosen and returned.",
     )
-    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    timeout: Annotated[Float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
         description="Seconds until the request fails with 504; the server's default if omitted, and at most its "
         "maximum.",
@@ -71,4 +92,11 @@ class ImageRequest(BaseModel):
             if self.cfg_scale is not None:
                 raise InvalidRequestError("guidance_scale and cfg_scale are both given: give one", "guidance_scale")
             self.cfg_scale, self.guidance_scale = self.guidance_scale, None
+        return self
+
+    @model_validator(mode="after")
+    def minus_one_is_random(self) -> Self:
+        """Removes seed -1, by which other servers' clients ask for a random one."""
+        if self.seed == -1:
+            self.seed = None
         return self

@@ -40,8 +40,13 @@ class Preview:
     pixels: Pixels
 
 
-OnEvent = Callable[[Preview | GeneratedImage], None]
-"""Called with every preview and every finished image, in the event loop."""
+@dataclass(frozen=True)
+class Accepted:
+    """The request fits the model and has its places; its images follow."""
+
+
+OnEvent = Callable[[Accepted | Preview | GeneratedImage], None]
+"""Called with everything that happens to a request, in the event loop."""
 
 
 @dataclass
@@ -62,4 +67,6 @@ class GenerationResult:
     images: list[GeneratedImage]
     condition_tokens: int
     """Tokens of the prompt; 1 for a class."""
+    input_image_tokens: int = 0
+    """Tokens of the image that is inpainted; 0 if there is none, or if nothing of it is kept."""
     timings: Timings = field(default_factory=Timings)

@@ -30,6 +30,13 @@ def center_crop_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     return np.asarray(share) > 1e-6
 
 
+def is_black_and_white(image: Image.Image) -> bool:
+    """Whether an image is drawn in black and white: at most a tenth of its pixels, as on soft edges, is in between."""
+    pixels = np.asarray(image.convert("RGB"))
+    black, white = (pixels <= 31).all(axis=2), (pixels >= 224).all(axis=2)
+    return bool((black | white).mean() >= 0.9)
+
+
 def _half(size: tuple[int, int]) -> tuple[int, int]:
     return size[0] // 2, size[1] // 2
 

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llamagen_server.core.errors import InvalidRequestError
+from llamagen_server.core.options import EditWithoutMask
 from llamagen_server.core.results import Pixels
-from llamagen_server.image_files.files import read_image_file
-from llamagen_server.image_files.geometry import center_crop, center_crop_mask
+from llamagen_server.image_files.geometry import center_crop, center_crop_mask, is_black_and_white
+from llamagen_server.image_files.reading import read_image_file
+
+OPAQUE = 128
+"""Alpha from which a pixel is kept. Soft brushes leave values in between."""
+HOW_TO_MASK = f"make the pixels to inpaint transparent (alpha below {OPAQUE}), or white in a black and white mask"
 
 
 @dataclass(frozen=True)
@@ -76,42 +81,71 @@ class Inpainting:
 
 
 def read_inpainting(
-    image: bytes, mask: bytes | None, keep_rows: int | None, feather: int, side: int, grid_size: int
-) -> Inpainting:
+    image: bytes,
+    mask: bytes | None,
+    keep_rows: int | None,
+    feather: int,
+    side: int,
+    grid_size: int,
+    without_mask: EditWithoutMask = "refuse",
+) -> Inpainting | None:
     """Reads the files of an edit.
 
     Args:
-        mask: an image as large as ``image`` whose transparent pixels (alpha 0) are inpainted, as in OpenAI's API. If
-            omitted, the transparent pixels of ``image`` itself are.
+        mask: an image as large as ``image`` whose transparent pixels (alpha below 128) are inpainted, as in OpenAI's
+            API; in a black and white image without transparency, the white ones are. If omitted, the transparent pixels
+            of ``image`` itself are.
         keep_rows: in place of a mask; keeps the top rows of image tokens and inpaints the rest.
         side: pixels per side of the model's images.
         grid_size: image tokens per side.
+        without_mask: what happens without mask and ``keep_rows`` if no pixel of ``image`` is transparent: ``refuse``,
+            or ``whole`` to inpaint every pixel.
+
+    Returns:
+        The image and the pixels to inpaint; None if they are all to be inpainted.
 
     Raises:
-        InvalidRequestError: a file cannot be read, or the mask does not fit.
+        InvalidRequestError: a file cannot be read, the mask does not fit, or it masks nothing.
     """
     original = _read(image, "image")
-    pixels = np.array(center_crop(original.convert("RGB"), side))
     if keep_rows is None:
-        return Inpainting(pixels, _read_mask(original, mask, side), feather)
-    if mask is not None:
-        raise InvalidRequestError("mask and keep_rows are both given: give one", "keep_rows")
-    if not 0 <= keep_rows <= grid_size:
-        raise InvalidRequestError(f"keep_rows is {keep_rows}, must be 0 to {grid_size}", "keep_rows")
-    below = np.arange(side)[:, None].repeat(side, 1) >= keep_rows * (side // grid_size)
-    return Inpainting(pixels, below, feather)
+        masked = _read_mask(original, mask, side, without_mask)
+    else:
+        if mask is not None:
+            raise InvalidRequestError("mask and keep_rows are both given: give one", "keep_rows")
+        if not 0 <= keep_rows < grid_size:
+            raise InvalidRequestError(f"keep_rows is {keep_rows}, must be 0 to {grid_size - 1}", "keep_rows")
+        masked = np.arange(side)[:, None].repeat(side, 1) >= keep_rows * (side // grid_size)
+    return None if masked.all() else Inpainting(np.array(center_crop(original.convert("RGB"), side)), masked, feather)
 
 
-def _read_mask(original: Image.Image, mask: bytes | None, side: int) -> NDArray[np.bool_]:
-    source, name = (original, "image") if mask is None else (_read(mask, "mask"), "mask")
-    if source.size != original.size:
+def _read_mask(
+    original: Image.Image, file: bytes | None, side: int, without_mask: EditWithoutMask
+) -> NDArray[np.bool_]:
+    """Returns the pixels to inpaint, [side, side]."""
+    mask = original if file is None else _read(file, "mask")
+    if mask.size != original.size:
         size = f"{original.width}x{original.height}"
-        raise InvalidRequestError(f"mask is {source.width}x{source.height}, must be {size} like the image", "mask")
-    if not source.has_transparency_data:
-        either = "" if mask else "mask and keep_rows are missing, and "
-        message = f"{either}the {name} has no alpha channel; make the pixels to inpaint transparent (alpha 0)"
-        raise InvalidRequestError(message, "mask")
-    return center_crop_mask(np.asarray(source.convert("RGBA").getchannel("A")) == 0, side)
+        raise InvalidRequestError(f"mask is {mask.width}x{mask.height}, must be {size} like the image", "mask")
+    alpha = np.asarray(mask.convert("RGBA"))[:, :, 3]
+    masked = alpha < OPAQUE
+    if file is None:
+        if not masked.any() and without_mask == "whole":
+            return np.ones((side, side), np.bool_)
+        problem = "mask and keep_rows are missing, and the image has no transparent pixel"
+    elif alpha.min() < 255:
+        problem = f"no pixel of the mask is transparent, the lowest alpha is {alpha.min()}"
+    elif is_black_and_white(mask):
+        masked = np.asarray(mask.convert("L")) >= 128
+        problem = "no pixel of the mask is transparent or white"
+    else:
+        problem = "the mask has no transparent pixel, and is not black and white"
+    if masked.any():
+        problem = "the masked pixels are all outside the square to which the image is cropped"
+    in_crop = center_crop_mask(masked, side)
+    if not in_crop.any():
+        raise InvalidRequestError(f"nothing is masked: {problem}; {HOW_TO_MASK}", "mask")
+    return in_crop
 
 
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -16,11 +16,11 @@ from torch import Tensor
 from llamagen_server.core import metrics, telemetry
 from llamagen_server.core.errors import EngineError, InvalidRequestError
 from llamagen_server.core.options import Limits
-from llamagen_server.core.request import MAX_SEED, ImageRequest
-from llamagen_server.core.results import GeneratedImage, GenerationResult, OnEvent, Pixels, Preview, Timings
+from llamagen_server.core.request import MAX_RANDOM_SEED, MAX_SEED, ImageRequest
+from llamagen_server.core.results import Accepted, GeneratedImage, GenerationResult, OnEvent, Pixels, Preview, Timings
 from llamagen_server.core.sampling import Sampling
 from llamagen_server.engine.interface import Engine, EngineOutput, EngineRequest
-from llamagen_server.image_files.files import run_in_reader_thread
+from llamagen_server.image_files.reading import run_in_reader_thread
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline.admission import Admission, Place
 from llamagen_server.pipeline.condition import resolve_condition
@@ -85,7 +85,7 @@ class Pipeline:
         request_id: str,
         *,
         client: str = "",
-        read_inpainting: Callable[[], Inpainting] | None = None,
+        read_inpainting: Callable[[], Inpainting | None] | None = None,
         partial_images: int = 0,
         pixels: bool = True,
         on_event: OnEvent | None = None,
@@ -94,10 +94,11 @@ class Pipeline:
 
         Args:
             client: name of the client; each gets its turn in every queue.
-            read_inpainting: reads the image to edit and its mask; called off the event loop.
+            read_inpainting: reads the image to edit and its mask, as `inpaint.read_inpainting` does; called off the
+                event loop.
             partial_images: previews of each image, evenly spaced.
             pixels: False skips decoding; ``GeneratedImage.pixels`` is then empty.
-            on_event: called with every preview and every finished image.
+            on_event: called once the request is valid and accepted, then with every preview and every finished image.
 
         Raises:
             InvalidRequestError: the request does not fit the model.
@@ -111,9 +112,9 @@ class Pipeline:
             sampling = self._sampling(request)
             condition = await self._condition(request, client)
             timings = Timings(text_ms=_since(start))
-            inpainting = token_mask = None
-            if read_inpainting:
-                inpainting = await run_in_reader_thread(read_inpainting)
+            inpainting = await run_in_reader_thread(read_inpainting) if read_inpainting else None
+            token_mask = None
+            if inpainting:
                 codes = await self._encode_image(inpainting.pixels, client)
                 token_mask = inpainting.token_mask(codes, self.model.config.grid_size)
             job = _Job(
@@ -130,12 +131,18 @@ class Pipeline:
                 on_event=on_event,
                 start=start,
             )
+            if on_event:
+                on_event(Accepted())
             timed = await together(self._image(job, j) for j in range(request.n))
             timings.engine_ms = max(t.engine_ms for t in timed)
             timings.decode_ms = max(t.decode_ms for t in timed)
             timings.total_ms = _since(start)
-            tokens = 1 if isinstance(condition, int) else len(condition)
-            return GenerationResult([t.image for t in timed], tokens, timings)
+            return GenerationResult(
+                images=[t.image for t in timed],
+                condition_tokens=1 if isinstance(condition, int) else len(condition),
+                input_image_tokens=len(token_mask.codes) if token_mask else 0,
+                timings=timings,
+            )
 
     async def decode_image(self, codes: Sequence[int], client: str = "") -> Pixels:
         """Codes of one image in raster order -> its pixels [side, side, 3].
@@ -184,7 +191,7 @@ class Pipeline:
                 yield
 
     async def _image(self, job: _Job, j: int) -> _Timed:
-        seed = job.sampling.seed + j
+        seed = (job.sampling.seed + j) % (MAX_SEED + 1)
         start, began = time.perf_counter(), time.time()
         with telemetry.stage("engine", image=j):
             output = await self._sample(job, j, seed)
@@ -259,7 +266,7 @@ class Pipeline:
             temperature=_given(request.temperature, defaults.temperature),
             top_k=_given(request.top_k, defaults.top_k),
             top_p=_given(request.top_p, defaults.top_p),
-            seed=_given(request.seed, secrets.randbelow(MAX_SEED + 1)),
+            seed=_given(request.seed, secrets.randbelow(MAX_RANDOM_SEED + 1)),
         )
 
     async def _condition(self, request: ImageRequest, client: str) -> int | Tensor:

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from llamagen_server.api.app import create_app
 from llamagen_server.api.errors import ApiError, error_reply
 from llamagen_server.core.errors import EngineError
+from llamagen_server.core.options import RequestPolicy
 from llamagen_server.pipeline.pipeline import Pipeline, together
 from llamagen_server.serving.batch_files import BatchReply, BatchRequest, BatchResponse, ReplyFile
 
@@ -28,14 +29,23 @@ LOG_SECONDS = 30
 class Batch:
     """Sends requests to the app and appends the replies to the output file, in the order in which they finish."""
 
-    def __init__(self, name: str, pipeline: Pipeline, replies: ReplyFile, total: int) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        pipeline: Pipeline,
+        replies: ReplyFile,
+        total: int,
+        policy: RequestPolicy = RequestPolicy(),
+    ) -> None:
         """
         Args:
-            name: the model's public name.
+            names: the model's public names.
             total: number of requests in the input file.
+            policy: what is done for requests that were written for other servers.
         """
         self._engine = pipeline.engine
-        transport = httpx.ASGITransport(create_app(name, pipeline), raise_app_exceptions=False)
+        app = create_app(names[0], pipeline, aliases=names[1:], policy=policy)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://run-batch")
         self._replies = replies
         self._progress = _Progress(replies, total)

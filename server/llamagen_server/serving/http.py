@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from llamagen_server.api.app import create_app
 from llamagen_server.api.middleware.api_key import Keyring
 from llamagen_server.core import metrics
+from llamagen_server.core.options import RequestPolicy
 from llamagen_server.engine.guidance_watch import watch_guidance
 from llamagen_server.pipeline.pipeline import Pipeline
 from llamagen_server.serving.tls import Tls
@@ -43,6 +44,12 @@ class HttpOptions:
     """None: plain HTTP."""
     allowed_origins: tuple[str, ...] = ()
     """Origins whose pages may call the server from a browser."""
+    policy: RequestPolicy = field(default_factory=RequestPolicy)
+    """What is done for clients that cannot send what the server needs."""
+    root_path: str = ""
+    """Path prefix below which a proxy serves this server."""
+    trusted_proxies: Sequence[str] = ()
+    """Addresses whose X-Forwarded headers are believed."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -65,11 +72,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve_http(name: str, listener: socket.socket, load: Callable[[], Pipeline], options: HttpOptions) -> None:
+def serve_http(
+    names: Sequence[str], listener: socket.socket, load: Callable[[], Pipeline], options: HttpOptions
+) -> None:
     """Serves until SIGINT or SIGTERM; a second one cuts off what is in flight.
 
     Args:
-        name: the model's public name.
+        names: the model's public names; the first one is in replies and in the log.
         load: builds the pipeline; called in a thread while the server already answers 503.
 
     Raises:
@@ -79,8 +88,16 @@ def serve_http(name: str, listener: socket.socket, load: Callable[[], Pipeline],
     if not options.keyring and not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
         logger.warning("no key is configured: whoever reaches this server can use it; --api-key-file sets keys")
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off)
-    app = create_app(name, api_keys=options.keyring, allowed_origins=options.allowed_origins)
-    asyncio.run(_Service(name, listener, load, app, options).run())
+    app = create_app(
+        names[0],
+        api_keys=options.keyring,
+        allowed_origins=options.allowed_origins,
+        aliases=names[1:],
+        policy=options.policy,
+        root_path=options.root_path,
+        trusted_proxies=options.trusted_proxies,
+    )
+    asyncio.run(_Service(names[0], listener, load, app, options).run())
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +120,7 @@ def _uvicorn_config(app: FastAPI, options: HttpOptions) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # api.middleware.forwarded reads them
         timeout_graceful_shutdown=options.drain_seconds,
         **(options.tls.uvicorn_options() if options.tls else {}),
     )

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamagen_server.core import logs
 from llamagen_server.core.errors import EngineError
-from llamagen_server.core.options import Limits
+from llamagen_server.core.options import EditWithoutMask, Limits, RequestPolicy, ResponseFormat, SizePolicy
 from llamagen_server.engine.environment import set_process_defaults
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Path | None = Field(None, description="Model directory on each machine; the demo model if omitted.")
-    served_model_name: str | None = Field(None, description="Public name; the directory's name if omitted.")
+    served_model_name: str | list[str] | None = Field(
+        None, description="Public name, or several; the directory's name if omitted."
+    )
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their names in Python.")
     max_in_flight: int = Field(Limits.max_in_flight, description="Unfinished images of one replica; 429 beyond it.")
     default_timeout: float = Field(
@@ -53,6 +55,18 @@ class Arguments(BaseModel):
     api_key_files: list[Path] = Field(
         [], description="Files with keys on each machine, one per line; LLAMAGEN_API_KEY adds one more."
     )
+
+    size_policy: SizePolicy = Field(RequestPolicy.size, description="resize: other sizes than the model's too.")
+    edit_without_mask: EditWithoutMask = Field(
+        RequestPolicy.edit_without_mask, description="whole: edits without any mask generate the whole image anew."
+    )
+    default_response_format: ResponseFormat = Field(
+        RequestPolicy.response_format, description="Of OpenAI's API, for requests that name none."
+    )
+
+    @property
+    def policy(self) -> RequestPolicy:
+        return RequestPolicy(self.size_policy, self.edit_without_mask, self.default_response_format)
 
     @property
     def limits(self) -> Limits:
@@ -95,11 +109,11 @@ class ImageServer:
         start_tracing(args.engine.get("otlp_traces_endpoint"))
 
         keyring = Keyring.collect(files=args.api_key_files)
-        self._pipeline, name = _load(args)
+        self._pipeline, names = _load(args)
         self._guidance = GuidanceWatch()
-        self._app = _create_app(name, self._pipeline, keyring)
+        self._app = _create_app(names, self._pipeline, keyring, args.policy)
         metrics.READY.set_function(lambda: self._pipeline.engine.is_running)
-        logger.info("%s is ready", name)
+        logger.info("%s is ready", names[0])
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         """Called by Ray after the constructor."""
@@ -139,8 +153,8 @@ class EndWithEngine:
         await self.app(scope, receive, send_unless_gone)
 
 
-def _load(args: Arguments) -> "tuple[Pipeline, str]":
-    """Returns the pipeline and the model's public name. The process is the replica's own, so it is tuned."""
+def _load(args: Arguments) -> "tuple[Pipeline, list[str]]":
+    """Returns the pipeline and the model's public names. The process is the replica's own, so it is tuned."""
     from llamagen_server.engine import cpu
     from llamagen_server.engine.arguments import default_flags
     from llamagen_server.pipeline import build
@@ -155,12 +169,13 @@ def _load(args: Arguments) -> "tuple[Pipeline, str]":
         decode_workers=workers,
         own_process_group=True,  # the engine ends with a replica that is killed
     )
-    return pipeline, args.served_model_name or build.public_name(model)
+    given = args.served_model_name or build.public_name(model)
+    return pipeline, [given] if isinstance(given, str) else given
 
 
-def _create_app(name: str, pipeline: "Pipeline", keyring: "Keyring") -> "FastAPI":
+def _create_app(names: list[str], pipeline: "Pipeline", keyring: "Keyring", policy: RequestPolicy) -> "FastAPI":
     from llamagen_server.api.app import create_app
 
-    app = create_app(name, pipeline, api_keys=keyring)
+    app = create_app(names[0], pipeline, api_keys=keyring, aliases=names[1:], policy=policy)
     app.add_middleware(EndWithEngine, engine=pipeline.engine)
     return app

@@ -40,8 +40,8 @@ class ImageEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Adds the image routes behind vLLM's own. Those outside /v1 require vLLM's keys too."""
         args = app.state.args
-        name = args.served_model_name[0] if args.served_model_name else args.model
-        self.images = create_app(name, api_keys=_keys(args), routes=IMAGE_ROUTES)
+        name, *aliases = args.served_model_name or [args.model]
+        self.images = create_app(name, api_keys=_keys(args), routes=IMAGE_ROUTES, aliases=aliases)
         app.routes.append(_ImageRoutes("", app=self.images))
 
     async def init_state(self, engine_client: EngineClient, state: State, args: argparse.Namespace) -> None:

@@ -77,6 +77,24 @@ _AFTER_REPAIR = _rules(
 )
 
 
+_KINDS = (
+    ("ideographs, such as Chinese characters", r"[\u31c0-\u9fff]"),
+    ("links", rf"https?:|www:|{_DOMAIN}"),
+    ("markup", r"<[^<>]+>|&\w+;"),
+    ("nicknames", r"@\w"),
+    ("file names and types", rf"\b{_FILE_TYPES}"),
+    ("numbers and codes", r"\d"),
+    ("signs", r"[^\w\s]"),
+    ("words of web shops", r"shipping|download|click|page"),
+)
+"""What the rules remove, in words: name, pattern."""
+
+
+def removed_kinds(text: str) -> list[str]:
+    """Returns names of what `clean_caption` removes from a caption that it empties, for an error message."""
+    return [name for name, pattern in _KINDS if re.search(pattern, text.lower())]
+
+
 def clean_caption(text: str) -> str:
     """Cleans a caption: lower case, plain punctuation; no links, markup, nicknames, ideographs, codes or advertising.
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llamagen_server.core.request import MAX_PROMPT
 from llamagen_server.model_dir.encoder_files import encoder_width
-from llamagen_server.stages.caption_cleaning import clean_caption
+from llamagen_server.stages.caption_cleaning import clean_caption, removed_kinds
 
 
 class TextEncoder:
@@ -84,7 +84,8 @@ class TextEncoder:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError("the prompt is not valid Unicode, it has half of a surrogate pair")
         if not text:
-            raise ValueError(f"the prompt {prompt!r} is empty after cleaning (links, markup and codes are removed)")
+            removed = ", ".join(removed_kinds(prompt))
+            raise ValueError(f"nothing is left of the prompt after cleaning as in training, which removes {removed}")
         return text
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from openai import APIStatusError, AsyncOpenAI
 from tests.helpers.app import make_app
 from tests.helpers.app_on_a_port import serve
 from tests.helpers.hostile import JSON, MIB
@@ -74,6 +76,28 @@ async def test_bytes_that_are_no_request_are_refused(url: str, name: str) -> Non
     statuses = [int(line.split()[1]) for line in received.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
     assert received == b"" or statuses, received
     assert all(400 <= status < 500 for status in statuses), received[:500]
+    assert await is_ready(url)
+
+
+async def test_a_refused_upload_gets_its_reply(url: str) -> None:
+    """The clients send their whole bodies first; curl also without waiting for leave to."""
+    data = b"a" * 70 * MIB
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), MIB):
+            yield data[start : start + MIB]
+
+    async with httpx.AsyncClient(timeout=60) as client:
+        for content in (data, chunks()):
+            reply = await client.post(f"{url}/generate", content=content, headers=JSON)
+            assert (reply.status_code, "more than 1048576 bytes" in reply.text) == (413, True)
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as openai_client:
+        with pytest.raises(APIStatusError, match="the body has more than 67108864 bytes"):
+            await openai_client.images.edit(image=data, prompt="x")
+    for flags in ((), ("-H", "expect:"), ("-H", "transfer-encoding: chunked"), ("--http1.0",)):
+        curl = ("curl", "-sS", *flags, "-H", "content-type: application/json", "--data-binary", "@-", f"{url}/generate")
+        run = await asyncio.to_thread(subprocess.run, curl, input=data, capture_output=True, timeout=60, check=False)
+        assert (run.returncode, b"more than 1048576 bytes" in run.stdout) == (0, True), (flags, run)
     assert await is_ready(url)
 
 

@@ -11,12 +11,13 @@ import openai
 import pytest
 from fastapi import FastAPI
 from openai import AsyncOpenAI
+from tests.helpers.app_on_a_port import serve
 from tests.helpers.hang_up import hang_up
 
 from llamagen_server.api import sse
 from llamagen_server.core.errors import EngineStoppedError
 from llamagen_server.core.request import ImageRequest
-from llamagen_server.core.results import Preview
+from llamagen_server.core.results import Accepted, GeneratedImage, Preview
 from llamagen_server.pipeline.inpaint import Inpainting, TokenMask
 from llamagen_server.pipeline.previews import fill
 
@@ -53,7 +54,7 @@ async def test_an_edit_has_as_many_previews_as_its_masked_tokens_allow(
     await class_app.state.pipeline.generate(
         request, "r", read_inpainting=lambda: inpainting, partial_images=3, on_event=seen.append
     )
-    assert len(seen) == previews + 1
+    assert [type(event) for event in seen] == [Accepted, *[Preview] * previews, GeneratedImage]
 
 
 async def test_several_images_in_one_stream(class_client: httpx.AsyncClient) -> None:
@@ -79,8 +80,8 @@ async def test_previews_of_the_pipeline(class_app: FastAPI) -> None:
     request = ImageRequest(class_id=3, seed=4)
     result = await pipeline.generate(request, "r", partial_images=3, on_event=seen.append)
     codes = result.images[0].codes
-    assert [type(event) for event in seen] == [Preview] * 3 + [type(result.images[0])]
-    for step, event in zip((11, 31, 51), seen, strict=False):  # a sixth of 64 codes, three, five, and the first one
+    assert [type(event) for event in seen] == [Accepted, *[Preview] * 3, GeneratedImage]
+    for step, event in zip((11, 31, 51), seen[1:], strict=False):  # a sixth of 64 codes, three, five, and the first one
         assert np.array_equal(event.pixels, await pipeline.decode_image(fill(codes[:step], 8)))
 
 
@@ -183,3 +184,21 @@ async def test_the_stock_client_skips_comments(
     stream = await class_openai.images.generate(prompt="", stream=True, partial_images=1, extra_body={"class_id": 3})
     seen = [event.type async for event in stream]
     assert seen == ["image_generation.partial_image", "image_generation.completed"]
+
+
+async def test_headers_are_sent_when_the_request_is_accepted(class_app: FastAPI) -> None:
+    """Proxies cut off a silent connection, and some hold events back (open-design issue 99)."""
+    engine = class_app.state.pipeline.engine
+    engine.go_on.clear()
+    with serve(class_app) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+            bodies = ({"class_id": 1}, {"class_id": 1, "partial_images": 2})
+            for path in ("/generate", "/v1/images/generations"):
+                for body in bodies:
+                    async with client.stream("POST", path, json={**body, "stream": True}, timeout=5) as reply:
+                        assert reply.status_code == 200  # while the engine does nothing
+                        assert reply.headers["content-type"].startswith("text/event-stream")
+                        assert reply.headers["cache-control"] == "no-cache"
+                        assert reply.headers["x-accel-buffering"] == "no"
+            bad = await client.post("/generate", json={"class_id": 99, "stream": True})
+            assert bad.status_code == 400  # what is wrong from the start is no stream

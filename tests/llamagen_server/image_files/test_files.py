@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llamagen_server.image_files.files import OutputFormat, make_image_file
 from llamagen_server.image_files.sheet import contact_sheet
+from llamagen_server.image_files.writing import OutputFormat, make_image_file
 
 
 def plain(value: int) -> np.ndarray:

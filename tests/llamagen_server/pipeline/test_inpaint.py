@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 from tests.helpers.image_files import png
 
 from llamagen_server.core.errors import InvalidRequestError
-from llamagen_server.image_files.files import read_image_file
 from llamagen_server.image_files.geometry import center_crop
+from llamagen_server.image_files.reading import read_image_file
 from llamagen_server.pipeline.inpaint import Inpainting, read_inpainting
 
 SIDE, GRID = 64, 8
@@ -30,14 +32,23 @@ def mask_file(mask: np.ndarray) -> bytes:
     return png(image)
 
 
+def inpainting_of(image: bytes, mask: bytes | None, keep_rows: int | None = None, feather: int = 0) -> Inpainting:
+    """Reads an edit that keeps something."""
+    inpainting = read_inpainting(image, mask, keep_rows, feather, SIDE, GRID)
+    assert inpainting is not None
+    return inpainting
+
+
 masks = st.builds(
-    lambda seed, share: np.random.default_rng(seed).random((SIDE, SIDE)) < share, st.integers(0, 999), st.floats(0, 1)
+    lambda seed, share: np.random.default_rng(seed).random((SIDE, SIDE)) < share,
+    st.integers(0, 999),
+    st.floats(0.01, 0.99),
 )
 
 
 @given(masks, st.integers(0, 20))
 def test_only_masked_pixels_change_and_all_their_tokens_are_masked(mask: np.ndarray, feather: int) -> None:
-    inpainting = read_inpainting(png(noise()), mask_file(mask), None, feather, SIDE, GRID)
+    inpainting = inpainting_of(png(noise()), mask_file(mask), feather=feather)
     assert (inpainting.mask == mask).all()
     generated = 255 - inpainting.pixels
     composed = inpainting.compose(generated)
@@ -74,9 +85,9 @@ def test_feathering_never_undoes_the_edit(feather: int) -> None:
     ).all()
 
 
-@pytest.mark.parametrize("keep_rows", [0, 3, 8])
+@pytest.mark.parametrize("keep_rows", [1, 3, 7])
 def test_keep_rows(keep_rows: int) -> None:
-    inpainting = read_inpainting(png(noise()), None, keep_rows, 0, SIDE, GRID)
+    inpainting = inpainting_of(png(noise()), None, keep_rows)
     token_mask = inpainting.token_mask(list(range(64)), GRID)
     assert len(token_mask.prefix_tokens) == keep_rows * GRID == token_mask.masked.count(False)
 
@@ -84,7 +95,7 @@ def test_keep_rows(keep_rows: int) -> None:
 def test_the_transparent_part_of_the_image_itself_is_masked() -> None:
     image = noise().convert("RGBA")
     image.paste((0, 0, 0, 0), (0, 32, 64, 64))
-    inpainting = read_inpainting(png(image), None, None, 0, SIDE, GRID)
+    inpainting = inpainting_of(png(image), None)
     assert inpainting.mask[32:].all()
     assert not inpainting.mask[:32].any()
 
@@ -92,7 +103,7 @@ def test_the_transparent_part_of_the_image_itself_is_masked() -> None:
 def test_image_and_mask_of_another_size_are_cropped_alike() -> None:
     mask = np.zeros((150, 300), bool)
     mask[75:] = True
-    inpainting = read_inpainting(png(noise(300, 150)), mask_file(mask), None, 0, SIDE, GRID)
+    inpainting = inpainting_of(png(noise(300, 150)), mask_file(mask))
     assert inpainting.pixels.shape == (SIDE, SIDE, 3)
     assert inpainting.mask.mean() == pytest.approx(0.5, abs=0.02)
     assert inpainting.mask[40:].all()
@@ -105,7 +116,8 @@ def test_a_mask_is_cropped_as_its_image(width: int, height: int, seed: int) -> N
     x, y, size = rng.integers(0, width), rng.integers(0, height), max(width, height) // 4
     mask[y : y + size, x : x + size] = True
     image = Image.fromarray(np.where(mask[:, :, None], np.uint8([255, 0, 0]), np.uint8([0, 0, 255])))
-    inpainting = read_inpainting(png(image), mask_file(mask), None, 0, SIDE, GRID)
+    assume((np.asarray(center_crop(image, SIDE))[:, :, 0] > 140).any())
+    inpainting = inpainting_of(png(image), mask_file(mask))
     red = inpainting.pixels[:, :, 0] > 140
     assert (inpainting.mask >= red).all()
     assert (inpainting.mask & ~red).sum() <= 4 * 4 * SIDE  # beyond it, only the seam is masked
@@ -115,7 +127,7 @@ def test_a_mask_is_cropped_as_its_image(width: int, height: int, seed: int) -> N
 def test_a_single_masked_pixel_of_a_large_image_counts(x: int, y: int) -> None:
     mask = np.zeros((640, 640), bool)
     mask[y, x] = True
-    inpainting = read_inpainting(png(noise(640, 640)), mask_file(mask), None, 0, SIDE, GRID)
+    inpainting = inpainting_of(png(noise(640, 640)), mask_file(mask))
     assert np.argwhere(inpainting.mask).tolist() == [[y // 10, x // 10]]
 
 
@@ -123,16 +135,100 @@ def test_bad_files() -> None:
     image, half = png(noise()), mask_file(np.zeros((32, 32), bool))
     bad: dict[str, tuple[bytes, bytes | None, int | None]] = {
         "image is not an image file that can be read": (b"hello", None, 1),
-        "mask is not an image file that can be read": (image, b"", None),
+        "mask is an empty file": (image, b"", None),
         "mask is 32x32, must be 64x64 like the image": (image, half, None),
-        "the mask has no alpha channel; make the pixels to inpaint transparent": (image, image, None),
-        "mask and keep_rows are missing, and the image has no alpha channel": (image, None, None),
+        "nothing is masked: the mask has no transparent pixel, and is not black and white; make": (image, image, None),
+        "nothing is masked: mask and keep_rows are missing, and the image has no transparent": (image, None, None),
         "mask and keep_rows are both given: give one": (image, half, 3),
-        "keep_rows is 9, must be 0 to 8": (image, None, 9),
+        "keep_rows is 8, must be 0 to 7": (image, None, 8),
     }
     for message, (file, mask, keep_rows) in bad.items():
         with pytest.raises(InvalidRequestError, match=message):
             read_inpainting(file, mask, keep_rows, 0, SIDE, GRID)
+
+
+def case(data_dir: Path, name: str) -> bytes:
+    return (data_dir / "cases" / name).read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_white_is_redrawn_where_a_mask_has_no_transparency(mode: str) -> None:
+    mask = Image.new("L", (SIDE, SIDE), 0)
+    mask.paste(255, (0, 32, SIDE, SIDE))
+    inpainting = inpainting_of(png(noise()), png(mask.convert(mode)))
+    assert (inpainting.mask == (np.asarray(mask) == 255)).all()
+
+
+def test_an_opaque_mask_in_black_and_white(data_dir: Path) -> None:
+    """AUTOMATIC1111 issues 414 and 12898."""
+    file = case(data_dir, "mask_bw_opaque_rgba.png")
+    white = np.asarray(read_image_file(file).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)) > 0
+    assert (inpainting_of(case(data_dir, "picture.png"), file).mask == white).all()
+
+
+def test_soft_edges_and_jpeg_artefacts_keep_a_mask_black_and_white() -> None:
+    mask = Image.new("L", (SIDE, SIDE), 0)
+    mask.paste(255, (16, 16, 48, 48))
+    for soft in (mask.filter(ImageFilter.GaussianBlur(1)), Image.open(io.BytesIO(jpeg(mask)))):
+        inpainting = inpainting_of(png(noise()), png(soft))
+        assert (inpainting.mask == (np.asarray(soft) >= 128)).all()
+
+
+def jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=75)
+    return file.getvalue()
+
+
+def test_alpha_below_128_is_masked() -> None:
+    """AUTOMATIC1111 issue 10644."""
+    mask = Image.new("RGBA", (SIDE, SIDE), (255, 255, 255, 255))
+    for row, alpha in enumerate((0, 1, 127, 128, 254)):
+        mask.paste((255, 255, 255, alpha), (0, 8 * row, SIDE, 8 * row + 8))
+    masked = inpainting_of(png(noise()), png(mask)).mask
+    assert masked[:24].all()
+    assert not masked[24:].any()
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        ("picture.png", "mask_brush_half_opaque.png", "no pixel of the mask is transparent, the lowest alpha is 128"),
+        ("picture.png", "picture_rgba_opaque.png", "has no transparent pixel, and is not black and white"),
+        ("picture.png", "picture.png", "has no transparent pixel, and is not black and white"),
+        ("picture.png", "grey16.png", "has no transparent pixel, and is not black and white"),
+        ("picture_rgba_opaque.png", None, "mask and keep_rows are missing, and the image has no transparent pixel"),
+        ("picture.png", None, "mask and keep_rows are missing, and the image has no transparent pixel"),
+    ],
+)
+def test_an_edit_that_masks_nothing_is_refused(data_dir: Path, image: str, mask: str | None, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"nothing is masked: .*{message}; make the pixels to inpaint transp"):
+        inpainting_of(case(data_dir, image), mask and case(data_dir, mask))
+
+
+def test_a_black_mask_is_refused_and_a_white_one_redraws_everything() -> None:
+    with pytest.raises(InvalidRequestError, match="no pixel of the mask is transparent or white"):
+        inpainting_of(png(noise()), png(Image.new("RGB", (SIDE, SIDE), "black")))
+    assert read_inpainting(png(noise()), png(Image.new("L", (SIDE, SIDE), "white")), None, 0, SIDE, GRID) is None
+
+
+def test_a_mask_outside_the_crop_is_refused() -> None:
+    mask = np.zeros((SIDE, 4 * SIDE), bool)
+    mask[:, :SIDE] = True
+    with pytest.raises(InvalidRequestError, match="all outside the square to which the image is cropped"):
+        inpainting_of(png(noise(4 * SIDE, SIDE)), mask_file(mask))
+
+
+def test_without_a_mask_the_whole_image_may_be_redrawn(data_dir: Path) -> None:
+    for name in ("picture.png", "picture_rgba_opaque.png", "grey16.png"):
+        assert read_inpainting(case(data_dir, name), None, None, 0, SIDE, GRID, "whole") is None
+    half = noise().convert("RGBA")
+    half.paste((0, 0, 0, 0), (0, 32, 64, 64))
+    inpainting = read_inpainting(png(half), None, None, 0, SIDE, GRID, "whole")
+    assert inpainting is not None
+    assert inpainting.mask.mean() == 0.5
+    with pytest.raises(InvalidRequestError, match="is not black and white"):  # a mask that is given must mask something
+        read_inpainting(png(noise()), png(noise()), None, 0, SIDE, GRID, "whole")
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))

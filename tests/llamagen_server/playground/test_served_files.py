@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from llamagen_server.api.routes import playground
+from llamagen_server.api.static_files import TYPES
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_page_is_not_in_the_openapi_schema(client: TestClient) -> None:
 
 
 def test_page_loads_nothing_from_other_hosts() -> None:
-    files = [file for file in playground.FOLDER.iterdir() if file.suffix in playground.TYPES]
+    files = [file for file in playground.FOLDER.iterdir() if file.suffix in TYPES]
     assert files
     for file in files:
         addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+", file.read_text())

@@ -1,1 +1,1 @@
-"""Pure ASGI middleware, outermost first: security headers, CORS, access log, tracing, API keys, body limit."""
+"""Pure ASGI middleware, outermost first: forwarded, security headers, CORS, access log, tracing, keys, body limit."""

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamagen_server.api.errors import error_reply, unavailable
+from llamagen_server.api.paths import route_path
 from llamagen_server.core import logs, metrics
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class AccessLog:
         finally:
             metrics.REPLIES.labels(status).inc()
             duration = (time.perf_counter() - start) * 1000
-            level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+            level = logging.DEBUG if route_path(scope) in _PROBES else logging.INFO
             logger.log(
                 level, "%s %s %s %s %.0f ms", request_id, scope["method"], quote(scope["path"]), status, duration
             )

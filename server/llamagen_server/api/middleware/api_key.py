@@ -13,12 +13,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamagen_server.api.errors import ApiError
+from llamagen_server.api.paths import route_path
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = ("/", "/health", "/ready", "/ping", "/version", "/metrics")
-OPEN_PREFIX = "/playground/"
-"""Files of the playground page, which asks for the key itself."""
+OPEN_PREFIXES = ("/playground/", "/images/")
+"""Files of the playground page, which asks for the key itself; images by URL, whose names nobody can guess."""
 
 HEADERS = "Authorization: Bearer KEY, x-api-key: KEY or api-key: KEY"
 """Headers that carry a key: OpenAI's and vLLM's, Anthropic's, Azure's."""
@@ -107,7 +108,7 @@ class ApiKeys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             client = self._client(Headers(scope=scope))
-            if self.keyring and client is None and not _is_open(scope["path"]):
+            if self.keyring and client is None and not is_open(route_path(scope)):
                 message = f"a key is needed: send {HEADERS} with a key of this server"
                 raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
             scope.setdefault("state", {})["client"] = client or ""
@@ -121,5 +122,6 @@ class ApiKeys:
         return next(filter(None, clients), None)
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+def is_open(path: str) -> bool:
+    """Whether requests for a path need no key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)

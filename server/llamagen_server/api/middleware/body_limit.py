@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import asyncio
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamagen_server.api.errors import ApiError
+from llamagen_server.api.paths import route_path
 
 MAX_BODY = 2**20
 """Bytes of a request's body. JSON is parsed on the event loop, so a large one would hold up everybody."""
@@ -19,11 +21,17 @@ MAX_VALUES = 20_000
 """Brackets and commas of a body of JSON: a value of two bytes, such as ``[]``, takes a hundred or more in memory."""
 
 MAX_DISCARDED = 2**28
-"""Declared bytes of a refused body that are still read, so that its client sees the reply; else the connection ends."""
+"""Bytes of a refused body that are still read, so that its client sees the reply; beyond them the connection ends."""
+DISCARD_SECONDS = 20.0
+"""Time for that."""
 
 
 class BodyLimit:
-    """Answers 413 to a body that is too large for its path; before reading it if its length is declared."""
+    """Answers 413 to a body that is too large for its path.
+
+    Many clients read a reply only when they have sent their whole body, so the rest of it is read and dropped first. A
+    client that waits for leave to send it (``Expect: 100-continue``) gets the reply at once.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -32,14 +40,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = MAX_IMAGE_BODY.get(scope["path"], MAX_BODY)
+        limit = MAX_IMAGE_BODY.get(route_path(scope), MAX_BODY)
         message = f"the body has more than {limit} bytes"
         headers = Headers(scope=scope)
-        length, is_form = headers.get("content-length", ""), headers.get("content-type", "").startswith("multipart/")
-        declared = int(length) if length.isdecimal() else sys.maxsize
-        closing = {"connection": "close"} if declared > MAX_DISCARDED else None
-        if length and declared > limit:
-            raise ApiError(413, message, headers=closing)
+        is_form = headers.get("content-type", "").lower().startswith("multipart/")
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            waits = headers.get("expect", "").lower() == "100-continue"
+            raise ApiError(413, message, headers=None if waits else await _discard(receive, int(length)))
         received = values = 0
 
         async def limited() -> Message:
@@ -47,11 +55,24 @@ class BodyLimit:
             part = await receive()
             body = part.get("body", b"")
             received += len(body)
-            if received > limit:
-                raise HTTPException(413, message, closing)  # body parsers let an HTTPException through
             values += 0 if is_form else sum(map(body.count, b"[{,"))
-            if values > MAX_VALUES:
-                raise HTTPException(413, f"the body has more than {MAX_VALUES} values", closing)
+            if received > limit or values > MAX_VALUES:
+                closing = await _discard(receive) if part.get("more_body") else None
+                text = message if received > limit else f"the body has more than {MAX_VALUES} values"
+                raise HTTPException(413, text, closing)  # body parsers let an HTTPException through
             return part
 
         await self.app(scope, limited, send)
+
+
+async def _discard(receive: Receive, declared: int = 0) -> dict[str, str] | None:
+    """Reads the rest of a body and drops it. Returns the headers of a reply to an unfinished one, which end it."""
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while max(size, declared) <= MAX_DISCARDED:
+                part = await receive()
+                size += len(part.get("body", b""))
+                if not part.get("more_body"):
+                    return None
+    return {"connection": "close"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -15,17 +16,28 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
-    """Returns the origins, in which ``*`` stands for all.
+    """Returns the origins, in which ``*`` stands for all. One may be a list in JSON, as for vLLM's flag of that name.
 
     Raises:
         ValueError: one is not written as browsers send it, so it would never match.
     """
+    origins = [origin for text in origins for origin in (_read_list(text) if text.startswith("[") else [text])]
     for origin in origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError(
                 f"--allowed-origins is {origin!r}, must be * or SCHEME://HOST[:PORT] in lower case, without a path"
             )
     return tuple(origins)
+
+
+def _read_list(text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(origin, str) for origin in found):
+        raise ValueError(f"--allowed-origins is {text!r}, must be an origin or a list of them in JSON")
+    return found
 
 
 def install(app: FastAPI, origins: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Headers that keep browsers from misusing replies: for every reply, for our page, and for FastAPI's."""
+"""Headers that keep browsers from misusing replies: for every reply, and for our two pages."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 EVERY_REPLY = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
+_SAME_ORIGIN = "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
 PLAYGROUND = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    + _SAME_ORIGIN,
     "cross-origin-opener-policy": "same-origin",
 }
 """The page loads nothing from elsewhere and runs no inline script."""
 
-OTHER_PAGES = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; worker-src blob:; "
-        "style-src 'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; "
-        "font-src https://fonts.gstatic.com; img-src 'self' data: https:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+API_PAGE = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; " + _SAME_ORIGIN,
 }
-"""FastAPI's ``/docs`` and ``/redoc``, whose scripts come from a CDN and are started by an inline script."""
+"""The same for ``/docs``; Swagger UI sets styles in its elements."""
 
 
 class SecurityHeaders:
-    """Adds the headers to replies that lack them; the playground's routes set their own policy."""
+    """Adds the headers of every reply; the routes of pages add those of their page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -37,8 +33,7 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                is_page = headers.get("content-type", "").startswith("text/html")
-                for name, value in {**EVERY_REPLY, **(OTHER_PAGES if is_page else {})}.items():
+                for name, value in EVERY_REPLY.items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -26,7 +26,7 @@ class Tracing:
         with telemetry.request_span(
             Headers(scope=scope),
             request_id=scope["state"]["request_id"],
-            model=scope["app"].state.model_name,
+            model=scope["app"].state.model_names[0],
             path=scope["path"],
         ) as span:
             if span is None:

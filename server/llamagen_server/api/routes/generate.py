@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamagen_server.api.dependencies import Client, LoadedPipeline, ModelName, RequestId
+from llamagen_server.api.dependencies import Client, LoadedPipeline, ModelNames, RequestId
 from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import IMAGE_ERRORS, events
 from llamagen_server.api.replies import Usage, b64, image_file, image_files, timings
 from llamagen_server.api.sse import Event, stream_events
-from llamagen_server.core.request import ImageRequest
+from llamagen_server.core.request import ImageRequest, Integer
 from llamagen_server.core.results import GeneratedImage, GenerationResult, Preview
-from llamagen_server.image_files.files import OutputFormat
+from llamagen_server.image_files.writing import OutputFormat
 from llamagen_server.pipeline.pipeline import Pipeline
 
 router = APIRouter(tags=["generate"])
@@ -37,7 +37,9 @@ class GenerateRequest(ImageRequest):
         "Accept: image/*; n must be 1.",
     )
     stream: bool = Field(False, description="Send server-sent events while images are generated.")
-    partial_images: Annotated[int, Field(ge=0, le=16)] = Field(0, description="Previews of each image in the stream.")
+    partial_images: Annotated[Integer, Field(ge=0, le=16)] = Field(
+        0, description="Previews of each image in the stream."
+    )
 
 
 class ImageItem(BaseModel):
@@ -80,7 +82,7 @@ async def generate(
     body: GenerateRequest,
     request: Request,
     pipeline: LoadedPipeline,
-    model: ModelName,
+    names: ModelNames,
     request_id: RequestId,
     client: Client,
 ) -> GenerateResponse | Response:
@@ -103,7 +105,7 @@ async def generate(
     return GenerateResponse(
         id=request_id,
         created=int(time.time()),
-        model=model,
+        model=names[0],
         images=[image_item(image, body, file) for image, file in zip(result.images, files, strict=True)],
         usage=Usage.of(result),
         timings=timings(request, result),

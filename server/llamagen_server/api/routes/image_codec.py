@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from itertools import islice
 from typing import Annotated, Any
 
@@ -16,8 +15,9 @@ from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
 from llamagen_server.api.replies import b64, image_file
 from llamagen_server.core.results import Pixels
-from llamagen_server.image_files.files import OutputFormat, read_image_file
 from llamagen_server.image_files.geometry import center_crop
+from llamagen_server.image_files.reading import decode_base64, read_image_file
+from llamagen_server.image_files.writing import OutputFormat
 
 router = APIRouter(prefix="/v1/images", tags=["image tokenizer"])
 
@@ -81,10 +81,7 @@ async def decode_image(
 
 def _read(data: str, side: int) -> Pixels:
     try:
-        file = base64.b64decode(data.partition("base64,")[2] or data, validate=True)
-    except ValueError:
-        raise ApiError(400, "image is not valid base64", "image") from None
-    try:
+        file = decode_base64(data.partition("base64,")[2] or data)
         return np.array(center_crop(read_image_file(file).convert("RGB"), side))
     except ValueError as error:
         raise ApiError(400, f"image is {error}", "image") from None

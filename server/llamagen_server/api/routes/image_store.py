@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
-from llamagen_server.image_files.files import OutputFormat
+from llamagen_server.image_files.writing import OutputFormat
 
 router = APIRouter(tags=["openai"])
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from llamagen_server.api.dependencies import LoadedPipeline, ModelName
+from llamagen_server.api.dependencies import LoadedPipeline, ModelNames
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
 from llamagen_server.core.sampling import SamplingDefaults
@@ -40,21 +41,21 @@ class ModelList(BaseModel):
 
 
 @router.get("/v1/models", responses=errors(503), response_model_exclude_none=True)
-async def models(name: ModelName, pipeline: LoadedPipeline) -> ModelList:
-    """Lists the served model."""
-    return ModelList(data=[_model(name, pipeline.model)])
+async def models(names: ModelNames, pipeline: LoadedPipeline) -> ModelList:
+    """Lists the served model under each of its names."""
+    return ModelList(data=[_model(name, pipeline.model) for name in names])
 
 
 @router.get("/v1/models/{model_id:path}", responses=errors(404, 503), response_model_exclude_none=True)
-async def model(model_id: str, name: ModelName, pipeline: LoadedPipeline) -> Model:
+async def model(model_id: str, names: ModelNames, pipeline: LoadedPipeline) -> Model:
     """Returns the model with the names of its classes."""
-    if model_id != name:
-        raise model_not_found(model_id, name)
-    return _model(name, pipeline.model).model_copy(update={"labels": pipeline.model.labels})
+    if model_id not in names:
+        raise model_not_found(model_id, names)
+    return _model(model_id, pipeline.model).model_copy(update={"labels": pipeline.model.labels})
 
 
-def model_not_found(model_id: str, name: str) -> ApiError:
-    message = f"model {model_id!r} does not exist; this server has {name!r}"
+def model_not_found(model_id: str | None, names: Sequence[str]) -> ApiError:
+    message = f"model {model_id!r} does not exist; this server has {', '.join(map(repr, names))}"
     return ApiError(404, message, "model", "model_not_found")
 
 

@@ -110,7 +110,7 @@ async def test_the_file_itself(class_client: httpx.AsyncClient, ask: dict[str, A
         ({"prompt": 3}, "prompt is 3: input should be a valid string", "prompt"),
         ({"prompt": "x", "n": 0}, "n is 0: input should be greater than or equal to 1", "n"),
         ({"prompt": "x", "n": 11}, "n is 11: input should be less than or equal to 10", "n"),
-        ({"prompt": "x", "cfg_scale": "4"}, "cfg_scale is '4': input should be a valid number", "cfg_scale"),
+        ({"prompt": "x", "cfg_scale": "4x"}, "cfg_scale is '4x': input should be a valid number", "cfg_scale"),
         ({"prompt": "x", "cfg_scale": -1}, "cfg_scale is -1: input should be greater", "cfg_scale"),
         ({"prompt": "x", "cfg_interval": 1.5}, "cfg_interval is 1.5: input should be a valid integer", "cfg_interval"),
         (
@@ -130,7 +130,7 @@ async def test_the_file_itself(class_client: httpx.AsyncClient, ask: dict[str, A
         ({"prompt": "x", "temperature": 2.1}, "temperature is 2.1", "temperature"),
         ({"prompt": "x", "top_k": 2**70}, "top_k is", "top_k"),
         ({"prompt": "x", "top_p": 0}, "top_p is 0: input should be greater than 0", "top_p"),
-        ({"prompt": "x", "seed": -1}, "seed is -1", "seed"),
+        ({"prompt": "x", "seed": -2}, "seed is -2", "seed"),
         ({"prompt": "x", "seed": True}, "seed is True: input should be a valid integer", "seed"),
         (
             {"prompt": "x", "output_format": "gif"},
@@ -159,7 +159,7 @@ async def test_bad_input_for_a_text_model(
         ({}, "class_id is missing, must be 0 to 9"),
         ({"class_id": 10}, "class_id is 10, must be 0 to 9"),
         ({"class_id": -1}, "class_id is -1, must be 0 to 9"),
-        ({"class_id": "3"}, "class_id is '3': input should be a valid integer"),
+        ({"class_id": "dog"}, "class_id is 'dog': input should be a valid integer"),
         ({"class_label": "dog"}, "this model has no labels: give class_id"),
     ],
 )

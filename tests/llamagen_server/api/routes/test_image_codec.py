@@ -18,7 +18,7 @@ from tests.helpers.image_files import read_b64
 
 from llamagen_server.api.routes.image_store import ImageStore
 from llamagen_server.core.options import Limits
-from llamagen_server.image_files.files import UNREADABLE
+from llamagen_server.image_files.reading import UNREADABLE
 
 
 def b64(image: Image.Image, file_format: str = "png") -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import openai
@@ -13,9 +16,14 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
+from PIL import Image, ImageOps
+from tests.helpers.app import client_of
 from tests.helpers.image_files import read_b64
 
-from llamagen_server.core.options import Limits
+from llamagen_server.api.app import create_app
+from llamagen_server.core.options import Limits, RequestPolicy
+
+OTHERS = "a server with --size-policy resize has others"
 
 
 async def test_generate(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
@@ -144,4 +152,73 @@ async def test_any_other_size_is_refused_by_name(text_client: httpx.AsyncClient,
         assert reply.status_code == 200
     else:
         assert reply.status_code == 400
-        assert reply.json()["error"]["message"] == f"size is {size!r}, must be 'auto' or '64x64'"
+        assert reply.json()["error"]["message"] == f"size is {size!r}, must be 'auto' or '64x64'; {OTHERS}"
+
+
+@pytest.fixture
+async def lenient(text_app: FastAPI) -> AsyncIterator[AsyncOpenAI]:
+    """A client of a server that accepts what other servers' clients send."""
+    policy = RequestPolicy(size="resize", edit_without_mask="whole", response_format="url")
+    names = ["gpt-image-1", "dall-e-3"]
+    app = create_app("tiny", text_app.state.pipeline, aliases=names, policy=policy)
+    async with client_of(app) as client:
+        yield AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=client, max_retries=0)
+
+
+@pytest.mark.parametrize("size", ["512x512", "1024x1024", "1536x1024", "64x64", "auto", "16x2048", "100x50"])
+async def test_any_size_can_be_resized_to(lenient: AsyncOpenAI, size: str) -> None:
+    body: dict[str, Any] = {"prompt": "x", "size": size, "extra_body": {"seed": 4}, "response_format": "b64_json"}
+    reply = await lenient.images.generate(**body)
+    [image], size = reply.data or [], "64x64" if size == "auto" else size
+    file = read_b64(image.b64_json or "")
+    assert "{}x{}".format(*file.size) == reply.size == size
+    own = await lenient.images.generate(**body | {"size": "64x64"})
+    [small] = own.data or []
+    expected = ImageOps.fit(read_b64(small.b64_json or ""), file.size, Image.Resampling.LANCZOS)
+    assert file.tobytes() == expected.tobytes()  # the same image at another size: it covers, the rest is cropped
+    stream = await lenient.images.generate(**body, stream=True, partial_images=2)
+    events = [event async for event in stream]
+    assert len(events) == 3
+    assert {(event.size, read_b64(event.b64_json).size) for event in events} == {(size, file.size)}
+    assert events[-1].b64_json == image.b64_json
+
+
+@pytest.mark.parametrize(
+    "size", ["1024", "1024x", "x", "15x512", "512x2049", "0x0", "-1x-1", "99999x1", "512 x 512", ""]
+)
+async def test_sizes_that_cannot_be_resized_to(lenient: AsyncOpenAI, size: str) -> None:
+    allowed = "must be 'auto' or WIDTHxHEIGHT, each from 16 to 2048"
+    with pytest.raises(openai.BadRequestError, match=re.escape(f"size is {size!r}, {allowed}")):
+        await lenient.images.generate(prompt="x", size=size)  # type: ignore[call-overload]
+
+
+async def test_every_name_of_the_model_works(lenient: AsyncOpenAI) -> None:
+    for name in ("tiny", "gpt-image-1", "dall-e-3", "", None):
+        assert (await lenient.images.generate(prompt="x", model=name)).data
+    assert [model.id async for model in lenient.models.list()] == ["tiny", "gpt-image-1", "dall-e-3"]
+    assert (await lenient.models.retrieve("dall-e-3")).id == "dall-e-3"
+    with pytest.raises(openai.NotFoundError, match="this server has 'tiny', 'gpt-image-1', 'dall-e-3'"):
+        await lenient.images.generate(prompt="x", model="dall-e-2")
+
+
+async def test_the_default_response_format(lenient: AsyncOpenAI, text_openai: AsyncOpenAI) -> None:
+    """For clients that read urls only and cannot ask for them (langchain-community issue 663)."""
+    [image] = (await lenient.images.generate(prompt="x")).data or []
+    assert (image.b64_json, (image.url or "").startswith("http://test/images/")) == (None, True)
+    [image] = (await lenient.images.generate(prompt="x", response_format="b64_json")).data or []
+    assert (bool(image.b64_json), image.url) == (True, None)
+    [event] = [event async for event in await lenient.images.generate(prompt="x", stream=True)]
+    assert event.b64_json
+    [image] = (await text_openai.images.generate(prompt="x")).data or []
+    assert (bool(image.b64_json), image.url) == (True, None)
+
+
+async def test_seeds_wrap_around(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
+    body = {"prompt": "x", "n": 2, "seed": 2**63 - 1}
+    reply = await text_client.post("/v1/images/generations", json=body)
+    assert [image["seed"] for image in reply.json()["data"]] == [2**63 - 1, 0]
+    assert sorted(r.sampling.seed for r in text_app.state.pipeline.engine.requests) == [0, 2**63 - 1]
+    seeds = [(await text_client.post("/generate", json={"prompt": "x", "seed": -1})).json() for _ in range(2)]
+    first, second = (reply["images"][0]["seed"] for reply in seeds)
+    assert first != second
+    assert 0 <= min(first, second) <= max(first, second) < 2**32

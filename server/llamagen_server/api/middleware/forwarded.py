@@ -1,0 +1,59 @@
+"""What trusted proxies say about the address that a client used: X-Forwarded-Proto, -For, -Host and -Prefix."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from llamagen_server.api.paths import PREFIX
+
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+
+
+def check_trusted(addresses: str) -> list[str]:
+    """Returns the addresses of trusted proxies in a list with commas; ``*`` trusts every client.
+
+    Raises:
+        ValueError: one is neither an address nor a network.
+    """
+    given = [text.strip() for text in addresses.split(",") if text.strip()]
+    for text in given:
+        try:
+            ip_network(text)
+        except ValueError:
+            if text != "*":
+                message = f"--forwarded-allow-ips has {text!r}, must be IP addresses or networks (10.0.0.0/8), or *"
+                raise ValueError(message) from None
+    return ["*"] if "*" in given else given
+
+
+class Forwarded(ProxyHeadersMiddleware):
+    """Adds host and path prefix to what uvicorn's middleware believes of the hosts it trusts: scheme and client.
+
+    Links in replies have them. Values of another form are ignored.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope.get("client"):
+            host, port = scope["client"]
+            scope["client"] = (host.removeprefix("::ffff:"), port)  # IPv4 on a socket for both families
+            self._read(scope)
+        await super().__call__(scope, receive, send)
+
+    def _read(self, scope: Any) -> None:
+        if scope["client"][0] in self.trusted_hosts:
+            headers = Headers(scope=scope)
+            host, prefix = (_last(headers, f"x-forwarded-{name}") for name in ("host", "prefix"))
+            if _HOST.fullmatch(host):
+                MutableHeaders(scope=scope)["host"] = host
+            if PREFIX.fullmatch(prefix.rstrip("/")):
+                scope["root_path"] = prefix.rstrip("/")
+
+
+def _last(headers: Headers, name: str) -> str:
+    """Returns the value that the nearest proxy added to a list."""
+    return ",".join(headers.getlist(name)).rpartition(",")[2].strip()

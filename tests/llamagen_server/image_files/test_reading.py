@@ -1,0 +1,163 @@
+"""Image files as people have them: depths, colour modes, metadata, formats."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from tests.helpers.image_files import png
+
+from llamagen_server.image_files.reading import decode_base64, read_image_file
+
+RAMP = np.arange(0, 256, 4, np.uint8)[None, :].repeat(64, 0)
+"""Grey from black to almost white."""
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+
+
+def file(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_to_8(kind: str) -> None:
+    image = read_image_file(file(Image.fromarray(RAMP.astype(np.uint16) * 257), kind))
+    assert (np.asarray(image) == RAMP[:, :, None]).all()
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_floating_point_is_scaled_to_8_bits(white: float) -> None:
+    values = RAMP.astype(np.float32) / 255 * white
+    values[0, :3] = np.nan, -np.inf, -1.0
+    read = np.asarray(read_image_file(file(Image.fromarray(values), "TIFF")))[:, :, 0]
+    assert (read[1:] == RAMP[1:]).all()
+    assert read[0, :3].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("white", "step"), [(255, 1), (65535, 257)])
+def test_32_bit_integers_are_scaled_to_8(white: int, step: int) -> None:
+    values = RAMP.astype(np.int32) * step
+    values[0, 0] = white
+    read = np.asarray(read_image_file(file(Image.fromarray(values), "TIFF")))[:, :, 0]
+    assert (read[1:] == RAMP[1:]).all()
+
+
+def test_a_grey_png_of_16_bits(data_dir: Path) -> None:
+    """The case that once turned white (Pillow issues 2574 and 3011)."""
+    image = read_image_file((data_dir / "cases/grey16.png").read_bytes())
+    with Image.open(data_dir / "cases/grey16.png") as stored:
+        expected = np.asarray(stored).astype(float) / 257
+    assert image.mode == "RGB"
+    assert np.abs(np.asarray(image)[:, :, 0] - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_colour_modes(mode: str) -> None:
+    kind = {"CMYK": "TIFF", "YCbCr": "TIFF"}.get(mode, "PNG")
+    image = read_image_file(file(PICTURE.convert(mode), kind))
+    assert image.mode == ("RGBA" if mode in ("LA", "RGBA") else "RGB")
+    expected = np.asarray(PICTURE.convert(mode).convert("RGB")).astype(int)
+    assert np.abs(np.asarray(image.convert("RGB")) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["ztxt_2mib.png", "bad_exif.png", "picture.png"])
+def test_metadata_never_count_against_the_pixels(data_dir: Path, name: str, recwarn: pytest.WarningsRecorder) -> None:
+    """Large texts and broken EXIF data (ComfyUI issue 3316, Pillow issue 8363)."""
+    with Image.open(data_dir / "cases/picture.png") as plain:
+        assert read_image_file((data_dir / "cases" / name).read_bytes()).tobytes() == plain.convert("RGB").tobytes()
+    assert list(recwarn) == []
+
+
+def chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
+    crc = zlib.crc32(kind + content) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        chunk(b"tEXt", b"workflow\0" + b"{}" * 2**20),
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2**24))),
+        chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(bytes(2**24))),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**22))),
+        chunk(b"iCCP", b"profile\0\0 not compressed"),
+        chunk(b"tEXt", b"no separator", checksum=0),
+        chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
+    ],
+)
+def test_any_metadata_of_a_png(metadata: bytes) -> None:
+    whole = png(PICTURE)
+    end_of_header = 8 + 25
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = read_image_file(whole[:end_of_header] + metadata + whole[end_of_header:])
+    assert image.tobytes() == PICTURE.tobytes()
+
+
+def test_a_jpeg_with_broken_exif_data(capfd: pytest.CaptureFixture[str]) -> None:
+    data = file(PICTURE, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\x7f\xff\x01\x12\0\x03")
+    assert read_image_file(data).size == PICTURE.size
+    assert capfd.readouterr().err == ""
+
+
+def test_photographs_are_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    tall = Image.new("RGB", (60, 30), "white")
+    assert read_image_file(file(tall, "JPEG", exif=exif)).size == (30, 60)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_formats(kind: str) -> None:
+    flat = Image.new("RGB", (64, 64), (200, 40, 40))
+    assert np.abs(np.asarray(read_image_file(file(flat, kind))).astype(int) - (200, 40, 40)).max() <= 5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "AVIF", "TIFF"])
+def test_the_first_frame_of_an_animation_counts(kind: str) -> None:
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "lime")]
+    image = read_image_file(file(frames[0], kind, save_all=True, append_images=frames[1:]))
+    red, green, _ = np.asarray(image).reshape(-1, 3).mean(0)
+    assert red > 240 > 20 > green
+
+
+def test_a_png_with_transparent_colour_has_transparency() -> None:
+    info = PngImagePlugin.PngInfo()
+    image = Image.new("RGB", (4, 4), (1, 2, 3))
+    assert read_image_file(file(image, "PNG", transparency=(1, 2, 3), pnginfo=info)).mode == "RGBA"
+
+
+HUGE = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "an empty file"),
+        (b"GIF89a", "not an image file that can be read"),
+        (png(PICTURE)[:-200], "not an image file that can be read"),
+        (png(PICTURE)[:8] + HUGE + chunk(b"IDAT", b""), "too large, at most 67108864 pixels"),
+    ],
+)
+def test_what_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_image_file(data)
+
+
+def test_base64_in_every_dialect() -> None:
+    data = bytes(range(251))
+    plain = base64.b64encode(data).decode()
+    for text in (plain, base64.urlsafe_b64encode(data).decode(), plain.rstrip("="), base64.encodebytes(data).decode()):
+        assert decode_base64(text) == data
+        assert decode_base64(f" {text}\r\n") == data
+    for text in ("!", "a", plain + "=a", "é"):
+        with pytest.raises(ValueError, match="not valid base64"):
+            decode_base64(text)
