@@ -1,2 +1,3 @@
 // Shows the server's OpenAPI schema with Swagger UI. Addresses are relative, so that they work below a path prefix.
-window.SwaggerUIBundle({ url: new URL("openapi.json", document.baseURI).href, dom_id: "#api", deepLinking: true });
+const { SwaggerUIBundle } = /** @type {any} */ (window);
+SwaggerUIBundle({ url: new URL("openapi.json", document.baseURI).href, dom_id: "#api", deepLinking: true });

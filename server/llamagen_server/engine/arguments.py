@@ -13,6 +13,7 @@ import torch
 
 from llamagen_server.engine import container, cpu
 from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, unchanged_environment
+from llamagen_server.engine.frontend_flags import check_frontend_flags
 from vllm_llamagen.checks import check_tensor_parallel
 from vllm_llamagen.config import LlamaGenConfig
 
@@ -82,6 +83,7 @@ def plan_engine(
     """
     from vllm_llamagen.vllm_compat import AsyncEngineArgs, current_platform
 
+    check_frontend_flags(vars(flags), vars(default_flags()))
     check_tensor_parallel(config, flags.tensor_parallel_size)
     args = copy.deepcopy(flags)  # vLLM changes the objects that are in them
     needed = config.max_position_embeddings

@@ -13,6 +13,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from llamagen_server.engine import cpu
 from llamagen_server.engine.arguments import BINDING, default_flags, plan_engine
 from llamagen_server.engine.environment import engine_environment
+from llamagen_server.engine.frontend_flags import REFUSED
 from vllm_llamagen import vllm_compat
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.vllm_compat import current_platform
@@ -128,3 +129,18 @@ def test_a_worker_keeps_its_share_of_the_kv_cache(monkeypatch: pytest.MonkeyPatc
 def test_an_unknown_engine_argument_is_named() -> None:
     with pytest.raises(ValueError, match="vLLM has no engine argument max_num_seq$"):
         default_flags(max_num_seq=3)
+
+
+def test_flags_of_vllms_own_server_are_refused_by_name(class_model_dir: Path) -> None:
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    given = {
+        "generation_config": "vllm", "override_generation_config": {"temperature": 0.5}, "max_num_queued_reqs": 4,
+        "max_num_queued_tokens": 9, "reasoning_parser": "x", "reasoning_parser_plugin": "x", "io_processor_plugin": "x",
+        "allowed_local_media_path": "/", "allowed_media_domains": ["a"], "data_parallel_external_lb": True,
+        "data_parallel_hybrid_lb": True, "data_parallel_multi_port_external_lb": True, "data_parallel_rank": 1,
+    }  # fmt: skip
+    assert given.keys() == REFUSED.keys()
+    for name, value in given.items():
+        with pytest.raises(ValueError, match=f"^--{name.replace('_', '-')} is a flag of vLLM's own server and has no"):
+            plan_engine(default_flags(**{name: value}), str(class_model_dir), config)
+    plan_engine(default_flags(served_model_name=["a", "b"]), str(class_model_dir), config)

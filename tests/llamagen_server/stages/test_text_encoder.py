@@ -97,9 +97,26 @@ def test_empty_prompt(t5: TextEncoder, prompt: str) -> None:
         hidden_states(t5, ["cat", prompt])
 
 
-def test_prompt_that_cleaning_empties(t5: TextEncoder) -> None:
-    with pytest.raises(ValueError, match=r"the prompt 'https://a.com/x' is empty after cleaning"):
-        hidden_states(t5, ["https://a.com/x"])
+@pytest.mark.parametrize(
+    ("prompt", "removed"),
+    [
+        ("https://a.com/x", "links, signs"),
+        ("一只红色的猫", "ideographs, such as Chinese characters"),
+        ("一只红色的猫 https://a.com/x", "ideographs, such as Chinese characters, links, signs"),
+        ("@someone", "nicknames, signs"),
+        ("<br>", "markup, signs"),
+        ("123456", "numbers and codes"),
+        ("photo.jpg", "file names and types, signs"),
+        ("jpg", "file names and types"),
+        ("***", "signs"),
+        ("free shipping", "words of web shops"),
+    ],
+)
+def test_prompt_that_cleaning_empties(t5: TextEncoder, tiny_t5_dir: Path, prompt: str, removed: str) -> None:
+    message = f"nothing is left of the prompt after cleaning as in training, which removes {removed}"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        hidden_states(t5, [prompt])
+    assert len(hidden_states(TextEncoder(tiny_t5_dir, max_tokens=120, clean=False), [prompt])[0]) > 0
 
 
 def test_lone_surrogates_are_an_error_or_repaired(t5: TextEncoder, tiny_t5_dir: Path) -> None:
