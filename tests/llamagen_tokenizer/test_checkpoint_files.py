@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file, save_model
 
 from llamagen_tokenizer.checkpoint_files import CheckpointError, load_checkpoint, load_safetensors
+from llamagen_tokenizer.stand_ins import NumpyArray
 
 WEIGHTS = {"a": torch.arange(4.0), "b": torch.ones(2, 3, dtype=torch.bfloat16)}
 
@@ -44,9 +45,31 @@ def test_harmless_entries(tmp_path: Path, kind: str) -> None:
 
 
 def test_values_of_harmless_entries(tmp_path: Path) -> None:
-    extra = {"best": np.float64(0.5), "history": defaultdict(list, {"loss": [0.1]}), "last": deque([1, 2])}
+    scalars = [np.float64(0.5), np.int8(-3), np.float32(2), np.bool_(True), np.str_("\u00e9"), np.complex64(1j)]
+    order = [np.dtype(">i4").type(7), np.array([7], ">i4")[0], np.array([7], ">f8")[0]]
+    extra = {"scalars": [*scalars, *order], "history": defaultdict(list, {"loss": [0.1]}), "last": deque([1, 2])}
     torch.save(extra, tmp_path / "a.pt")
-    assert load_checkpoint(tmp_path / "a.pt") == {"best": 0.5, "history": {"loss": [0.1]}, "last": [1, 2]}
+    expected = [0.5, -3, 2.0, True, "\u00e9", 1j, 7, 7, 7.0]
+    assert load_checkpoint(tmp_path / "a.pt") == {"scalars": expected, "history": {"loss": [0.1]}, "last": [1, 2]}
+
+
+class Hostile:
+    """An array of objects over bytes, whose objects would be read at an address that the file chooses."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.ndarray, ((1,), np.dtype("O"), b"A" * 8)
+
+
+class HostileScalar:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.float64(0).__reduce__()[0], (np.dtype([("a", "O")]), b"A" * 8)
+
+
+@pytest.mark.parametrize("value", [Hostile(), HostileScalar(), np.datetime64("2024-06-10")])
+def test_numpy_makes_nothing_from_the_bytes_of_a_file(tmp_path: Path, value: object) -> None:
+    torch.save({"model": WEIGHTS, "extra": value}, tmp_path / "a.pt")
+    extra = load_checkpoint(tmp_path / "a.pt")["extra"]
+    assert extra is None or isinstance(extra, NumpyArray)
 
 
 def test_names_of_old_numpy(tmp_path: Path) -> None:

@@ -71,8 +71,9 @@ def test_other_files(tmp_path: Path, kind: str, suffix: str) -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.5, 0.99])
 def test_cut_off_files(tmp_path: Path, share: float) -> None:
-    """Files of both formats that end early are incomplete, at whatever place they end."""
+    """Files of all formats that end early are incomplete, at whatever place they end."""
     torch.save({"model": {"a": torch.zeros(3000)}}, tmp_path / "a.pt")
+    torch.save({"model": {"a": torch.zeros(3000)}}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     save_file({"a": torch.zeros(3000)}, tmp_path / "a.safetensors")
     for path in tmp_path.iterdir():
         whole = path.read_bytes()

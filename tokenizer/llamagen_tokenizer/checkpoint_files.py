@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pickle
 import re
 import shlex
-import types
+import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llamagen_tokenizer.file_kinds import is_safetensors, is_zip, problem_of
+from llamagen_tokenizer.file_kinds import INCOMPLETE, is_safetensors, is_zip, problem_of
+from llamagen_tokenizer.stand_ins import HARMLESS
 
 WEIGHT_ENTRIES = ("model", "module", "state_dict")
 """Entries of a checkpoint that may hold the trained weights, in the official order: DDP's, DeepSpeed's, Lightning's."""
@@ -66,10 +64,10 @@ def load_safetensors(path: str | Path) -> dict[str, Tensor]:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        problem = (
-            "a torch file, rename it to end in .pt" if is_zip(path) else f"damaged or not a safetensors file ({error})"
-        )
-        raise CheckpointError(f"{path}: {problem}") from None
+        damaged = f"damaged or not a safetensors file ({error})"
+        raise CheckpointError(
+            f"{path}: {'a torch file, rename it to end in .pt' if is_zip(path) else damaged}"
+        ) from None
     return {name: tensors[stored] for name, stored in metadata.items() if stored in tensors} | tensors
 
 
@@ -87,45 +85,19 @@ def check_file(path: Path) -> None:
 
 def _load_torch(path: Path) -> Mapping[str, object]:
     try:
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the version of the pickle
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_refusal(path, str(error))}") from None
     except Exception as error:  # on damaged data the unpickler raises errors of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged or not a torch checkpoint ({reason})") from None
+        cut_off = "EOF" in reason or isinstance(error, struct.error)
+        problem = INCOMPLETE if cut_off else f"damaged or not a torch checkpoint ({reason})"
+        raise CheckpointError(f"{path}: {problem}") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a state dict")
     return content
-
-
-def _harmless() -> list[Any]:
-    """Classes and functions that a checkpoint may hold besides tensors, for `torch.serialization.safe_globals`.
-
-    These are namespaces, containers, and NumPy's scalars and arrays, whose functions had other names before NumPy 2.
-    torch's unpickler fills no containers but plain ones, which stand in for the others.
-    """
-    new_array, new_scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    dtypes = {type(np.dtype(code)) for code in ("?", "S", "U", *np.typecodes["AllInteger"], *np.typecodes["AllFloat"])}
-    return [
-        argparse.Namespace,
-        types.SimpleNamespace,
-        *(frozenset, dict, list, tuple, int, float, str, bool),
-        (_plain_dict, "collections.defaultdict"),
-        (_plain_list, "collections.deque"),
-        *(np.ndarray, np.dtype, *dtypes),
-        *((new_array, f"numpy.{module}.multiarray._reconstruct") for module in ("core", "_core")),
-        *((new_scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")),
-    ]
-
-
-def _plain_dict(_factory: object = None) -> dict[object, object]:
-    return {}
-
-
-def _plain_list(items: Iterable[object] = (), _maxlen: object = None) -> list[object]:
-    return list(items)
 
 
 def _refusal(path: Path, error: str) -> str:

@@ -25,7 +25,7 @@ _TAR = (257, b"ustar")
 _TENSORFLOW_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
 """Last bytes of a TensorFlow ``.index`` file (LevelDB's table format)."""
 
-_CUT = "incomplete, its end is missing; download or copy it again"
+INCOMPLETE = "incomplete, its end is missing; download or copy it again"
 _HEAD = 512
 _MAX_SAFETENSORS_HEADER = 100_000_000
 
@@ -75,7 +75,7 @@ def _problem_of_zip(path: Path) -> str | None:
         with zipfile.ZipFile(path) as file:
             names = file.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return _CUT
+        return INCOMPLETE
     inside = {name.rsplit("/", 1)[-1] for name in names}
     if "data.pkl" not in inside:
         return f"a zip archive of other files ({', '.join(names[:3])}); unpack it first"
@@ -90,7 +90,7 @@ def _problem_of_safetensors(path: Path) -> str | None:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length)
     if len(header) < length:
-        return _CUT
+        return INCOMPLETE
     try:
         tensors = json.loads(header)
         end = 8 + length + max(tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__")

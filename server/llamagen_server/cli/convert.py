@@ -37,13 +37,13 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add(
         "--gpt-ckpt",
         required=True,
-        metavar="F.pt",
+        metavar="FILE|DIR",
         help="official GPT checkpoint (c2i_*.pt, t2i_*.pt) or your own: a torch or safetensors file, or a folder",
     )
     add(
         "--vq-ckpt",
         required=True,
-        metavar="F.pt",
+        metavar="FILE|DIR",
         help="official image tokenizer (vq_ds16_c2i.pt, ...) or your own; may be the same file as --gpt-ckpt",
     )
     add(

@@ -131,6 +131,8 @@ def _problem_of_folder(path: Path) -> str | None:
 
 
 def _check_network(weights: StateDict, network: Network, path: Path) -> None:
+    if any(".lora_" in name for name in weights.tensors):
+        raise ValueError(f"{path}: has LoRA adapters beside the weights; merge them before saving")
     if holds(weights.tensors, network):
         return
     for other in NETWORKS:

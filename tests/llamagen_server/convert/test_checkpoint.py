@@ -250,6 +250,13 @@ def test_official_name_of_a_folder_or_a_safetensors_file(
         assert ModelDir.open(model).image_size == size
 
 
+def test_lora_adapters(refused: Callable[..., None], weights: Weights, tmp_path: Path) -> None:
+    stored = {name.replace("wqkv.weight", "wqkv.base_layer.weight"): tensor for name, tensor in weights.items()}
+    stored["layers.0.attention.wqkv.lora_A.default.weight"] = torch.zeros(2, 128)
+    torch.save(prefixed("base_model.model.", stored), tmp_path / "gpt.pt")
+    refused("gpt.pt: has LoRA adapters beside the weights; merge them before saving", gpt_ckpt=tmp_path / "gpt.pt")
+
+
 # Tied tensors
 
 
