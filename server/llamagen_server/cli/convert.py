@@ -1,4 +1,4 @@
-"""``llamagen convert``: makes a model directory from the official checkpoint files."""
+"""``llamagen convert``: makes a model directory from checkpoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import fields
 from llamagen_server.convert.convert import convert
 from llamagen_server.convert.options import ConvertOptions
 from llamagen_server.model_dir.directory import DTYPES
+from llamagen_tokenizer.state_dict import KINDS
 
 EXAMPLE = """example:
   llamagen convert --gpt-ckpt t2i_XL_stage1_256.pt --vq-ckpt vq_ds16_t2i.pt \\
@@ -33,8 +34,24 @@ def run(args: argparse.Namespace) -> None:
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--gpt-ckpt", required=True, metavar="F.pt", help="official GPT checkpoint (c2i_*.pt, t2i_*.pt) or your own")
-    add("--vq-ckpt", required=True, metavar="F.pt", help="official image tokenizer (vq_ds16_c2i.pt, ...) or your own")
+    add(
+        "--gpt-ckpt",
+        required=True,
+        metavar="FILE|DIR",
+        help="official GPT checkpoint (c2i_*.pt, t2i_*.pt) or your own: a torch or safetensors file, or a folder",
+    )
+    add(
+        "--vq-ckpt",
+        required=True,
+        metavar="FILE|DIR",
+        help="official image tokenizer (vq_ds16_c2i.pt, ...) or your own; may be the same file as --gpt-ckpt",
+    )
+    add(
+        "--weights",
+        choices=KINDS,
+        help="weights to use of a checkpoint that has both; one of the two checkpoints must have them "
+        "(default: model for --gpt-ckpt and ema for --vq-ckpt, as in the official code)",
+    )
     add("--out", required=True, metavar="DIR", help="model directory to make; must be new or empty")
     add(
         "--text-encoder", metavar="DIR|ID", help="T5 or CLIP text encoder of a text model: directory or Hugging Face id"

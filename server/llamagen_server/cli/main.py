@@ -15,7 +15,7 @@ COMMANDS = {
     "serve": "serve a model over HTTP",
     "generate": "generate images from the command line",
     "run-batch": "generate the images of many requests in a file",
-    "convert": "make a model directory from the official checkpoint files",
+    "convert": "make a model directory from checkpoints",
     "bench": "measure speed",
 }
 MODULES = {

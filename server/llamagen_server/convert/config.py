@@ -22,9 +22,9 @@ TRAINING_ARGS = {
 
 NETWORK_ARGS = {
     "dim", "n_layer", "n_head", "n_kv_head", "multiple_of", "ffn_dim_multiplier", "rope_base", "norm_eps",
-    "num_classes", "caption_dim", "model_type", "vocab_size", "cls_token_num", "block_size",
+    "num_classes", "caption_dim", "model_type", "vocab_size", "cls_token_num", "block_size", "tie_word_embeddings",
 }  # fmt: skip
-"""Fields of the official ``ModelArgs`` that describe the network."""
+"""Fields of the official ``ModelArgs`` that describe the network, and Hugging Face's name for tied embeddings."""
 
 MODEL_TYPES = {"class": "c2i", "text": "t2i"}
 """Official ``model_type``, by condition."""
@@ -42,7 +42,7 @@ def infer_config(shapes: Shapes, hints: Hints, dtype: str) -> LlamaGenConfig:
 
     Raises:
         ValueError: not a LlamaGen checkpoint, a value that the file lacks (the message names the flag to pass), or a
-            conflict with ``--gpt-config`` (the message names both values).
+            conflict with ``hints.model_args`` (the message names both values).
     """
     args = hints.model_args
     _check_names(args)
@@ -59,11 +59,19 @@ def infer_config(shapes: Shapes, hints: Hints, dtype: str) -> LlamaGenConfig:
         "ffn_hidden_dim": _shape(shapes, "layers.0.feed_forward.w1.weight", hints.file)[0],
         "grid_size": find_grid(shapes, hints, condition["cls_token_num"]),
     }
-    _check_args(inferred, args, hints.file)
-    constants = {name: _positive_number(args[name], name) for name in ("rope_base", "norm_eps") if name in args}
+    _check_args(inferred, hints)
+    constants = {name: _positive_number(hints, name) for name in ("rope_base", "norm_eps") if name in args}
     config = LlamaGenConfig(**inferred, **constants, architectures=["LlamaGenForCausalLM"], dtype=dtype)
     check_shapes({name: shape for name, shape in shapes.items() if not is_buffer(name)}, config, hints.file)
     return config
+
+
+def stated_args(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the ``ModelArgs`` fields of a ``config.json``, which may have others and another kind of model_type."""
+    args = {name: config[name] for name in sorted(NETWORK_ARGS) if name in config}
+    if args.get("model_type") not in MODEL_TYPES.values():
+        args.pop("model_type", None)
+    return args
 
 
 def is_buffer(name: str) -> bool:
@@ -123,8 +131,9 @@ def _check_names(args: Mapping[str, Any]) -> None:
         )
 
 
-def _check_args(inferred: Mapping[str, Any], args: Mapping[str, Any], file: str) -> None:
-    """Compares ``--gpt-config`` with the values inferred from the weights."""
+def _check_args(inferred: Mapping[str, Any], hints: Hints) -> None:
+    """Compares the fields of ``ModelArgs`` with the values inferred from the weights."""
+    args = hints.model_args
     expected = {name: inferred[name] for name in ("dim", "n_layer", "n_kv_head", "cls_token_num")}
     expected |= {name: inferred[name] for name in ("num_classes", "caption_dim") if name in inferred}
     expected |= {"vocab_size": inferred["codebook_size"], "model_type": MODEL_TYPES[inferred["condition"]]}
@@ -132,21 +141,23 @@ def _check_args(inferred: Mapping[str, Any], args: Mapping[str, Any], file: str)
         args = {**args, "n_kv_head": inferred["n_head"]}
     for name, value in expected.items():
         if name in args and args[name] != value:
-            raise ValueError(f"{name} is {args[name]!r} in --gpt-config, but {value!r} in {file}")
+            raise ValueError(f"{name} is {args[name]!r} in {hints.args_source}, but {value!r} in {hints.file}")
     if not {"multiple_of", "ffn_dim_multiplier"}.isdisjoint(args):
-        hidden = ffn_hidden_dim(inferred["dim"], *_ffn_args(args))
-        if hidden != inferred["ffn_hidden_dim"]:
-            raise ValueError(f"--gpt-config implies {hidden} FFN channels, but {file} has {inferred['ffn_hidden_dim']}")
+        hidden = ffn_hidden_dim(inferred["dim"], *_ffn_args(hints))
+        if hidden != (found := inferred["ffn_hidden_dim"]):
+            raise ValueError(f"{hints.args_source} implies {hidden} FFN channels, but {hints.file} has {found}")
 
 
-def _ffn_args(args: Mapping[str, Any]) -> tuple[int, float | None]:
+def _ffn_args(hints: Hints) -> tuple[int, float | None]:
     """Returns ``multiple_of`` and ``ffn_dim_multiplier``."""
-    multiple_of = int(_positive_number(args.get("multiple_of", 256), "multiple_of"))
+    args = hints.model_args
+    multiple_of = int(_positive_number(hints, "multiple_of")) if "multiple_of" in args else 256
     multiplier = args.get("ffn_dim_multiplier")
-    return multiple_of, None if multiplier is None else _positive_number(multiplier, "ffn_dim_multiplier")
+    return multiple_of, None if multiplier is None else _positive_number(hints, "ffn_dim_multiplier")
 
 
-def _positive_number(value: object, name: str) -> float:
+def _positive_number(hints: Hints, name: str) -> float:
+    value = hints.model_args[name]
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r} in --gpt-config, must be a positive number")
+        raise ValueError(f"{name} is {value!r} in {hints.args_source}, must be a positive number")
     return float(value)

@@ -1,4 +1,4 @@
-"""Converts official checkpoints to a model directory."""
+"""Converts checkpoints to a model directory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llamagen_server.convert.checkpoint import check_kind, open_checkpoint
 from llamagen_server.convert.gpt import read_gpt
 from llamagen_server.convert.options import ConvertOptions
 from llamagen_server.convert.output_dir import atomic_directory, make_readable, resolve_output
@@ -20,6 +21,7 @@ from llamagen_server.model_dir.encoder_files import check_encoder, copy_encoder
 from llamagen_server.model_dir.generation_config import write_defaults
 from llamagen_server.model_dir.labels import Labels, read_labels, write_labels
 from llamagen_tokenizer import VQModel, save_vq
+from llamagen_tokenizer.state_dict import GPT, VQ
 from vllm_llamagen.config import LlamaGenConfig
 
 logger = logging.getLogger(__name__)
@@ -58,8 +60,11 @@ def convert(options: ConvertOptions) -> ModelDir:
 
 
 def _read(options: ConvertOptions) -> _Contents:
-    vq = read_vq(options.vq_ckpt, options.vq_config)
-    config, weights = read_gpt(options, vq.config.downsample)
+    gpt_ckpt = open_checkpoint(options.gpt_ckpt, GPT, options.weights)
+    vq_ckpt = open_checkpoint(options.vq_ckpt, VQ, options.weights)
+    check_kind(options.weights, (gpt_ckpt, vq_ckpt))
+    vq = read_vq(vq_ckpt, options.vq_config)
+    config, weights = read_gpt(gpt_ckpt, options, vq.config.downsample)
     _check_codebook(config, vq, options)
     encoder = _encoder_to_copy(options, config)
     config.clean_caption = options.clean_caption

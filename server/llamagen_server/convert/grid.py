@@ -13,8 +13,10 @@ from typing import Any
 
 from llamagen_server.model_dir.tensor_files import Shapes
 
-OFFICIAL_NAME = re.compile(r"(?:c2i|t2i)_(?:B|L|XL|XXL|XXXL|1B|3B|7B)(?:_stage\d)?_(256|384|512)\.pt")
-"""File name of a released checkpoint; it ends with the image size in pixels."""
+OFFICIAL_NAME = re.compile(
+    r"(?:c2i|t2i)_(?:B|L|XL|XXL|XXXL|1B|3B|7B)(?:_stage\d)?_(256|384|512)(?:\.(?:pt|pth|safetensors))?"
+)
+"""Name of a released checkpoint, as a file or a folder; it ends with the image size in pixels."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,13 @@ class Hints:
     downsample: int
     """Pixels per image token along one side, of the image tokenizer."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    """``--gpt-config``: fields of the official ``ModelArgs``."""
+    """Fields of the official ``ModelArgs``."""
+    args_source: str = "--gpt-config"
+    """Where ``model_args`` are from."""
     trainer_args: Mapping[str, Any] = field(default_factory=dict)
-    """Command line of the official trainer, as stored in the checkpoint."""
+    """Command line of the official trainer, as stored in the checkpoint, or the same fields in ``config.json``."""
+    trainer_source: str = "the trainer's command line"
+    """Where ``trainer_args`` are from."""
     image_size: int | None = None
     """``--image-size``, in pixels."""
 
@@ -61,9 +67,10 @@ def _sources(shapes: Shapes, hints: Hints, cls_token_num: int) -> Iterator[tuple
     if hints.image_size is not None:
         yield f"--image-size {hints.image_size}", _image_tokens(hints.image_size, hints.downsample, "--image-size")
     if (block_size := hints.model_args.get("block_size")) is not None:
-        yield "block_size in --gpt-config", _positive(block_size, "block_size in --gpt-config")
+        name = f"block_size in {hints.args_source}"
+        yield name, _positive(block_size, name)
     if {"image_size", "downsample_size"} <= hints.trainer_args.keys():
-        yield "the trainer's command line", _trained_image_tokens(hints)
+        yield hints.trainer_source, _trained_image_tokens(hints)
     for name, shape in shapes.items():
         if name.rsplit(".", 1)[-1] == "freqs_cis" and len(shape) == 3:  # [condition + image tokens, head_dim / 2, 2]
             yield name, shape[0] - cls_token_num

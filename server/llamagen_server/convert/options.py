@@ -15,9 +15,11 @@ class ConvertOptions:
     """
 
     gpt_ckpt: str | Path
-    """GPT checkpoint, official (``c2i_*.pt``, ``t2i_*.pt``) or of your own training."""
+    """GPT checkpoint, official (``c2i_*.pt``, ``t2i_*.pt``) or of your own training: a file of torch or safetensors,
+    the index of a sharded one, or a folder whose ``config.json`` may state ``ModelArgs`` fields."""
     vq_ckpt: str | Path
-    """Checkpoint of the image tokenizer, official (``vq_ds16_c2i.pt``, ...) or of your own training."""
+    """Checkpoint of the image tokenizer, official (``vq_ds16_c2i.pt``, ...) or of your own training, in the same forms;
+    may be the same file or folder as ``gpt_ckpt``."""
     out: str | Path
     """Model directory to make; must be new or empty."""
     text_encoder: str | Path | None = None
@@ -27,6 +29,10 @@ class ConvertOptions:
     vq_config: str | Path | None = None
     """JSON file with the official VQ ``ModelArgs`` fields, ``ch`` and ``num_res_blocks``, for an image tokenizer whose
     shape was not released."""
+    weights: str | None = None
+    """``model`` or ``ema``: which weights to use of a checkpoint that has both. None is the order of the official code:
+    ``model`` for the GPT checkpoint, ``ema`` for the image tokenizer. One of the checkpoints must have the chosen one;
+    the other is used as it is if it does not."""
     image_size: int | None = None
     """Side of the images in pixels, if the checkpoint does not state it."""
     labels: str | Path | None = None

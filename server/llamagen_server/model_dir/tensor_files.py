@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llamagen_server.model_dir.json_file import read_object
 from llamagen_tokenizer import VQConfig, VQModel
+from llamagen_tokenizer.checkpoint_files import check_file
 
 Shapes = Mapping[str, Sequence[int]]
 """Name of a tensor -> its shape."""
@@ -26,28 +27,44 @@ def stored_shapes(directory: Path) -> dict[str, list[int]]:
     Raises:
         ValueError: a file is missing, truncated or not safetensors, or lacks a tensor that the index lists.
     """
-    single, index = directory / "model.safetensors", directory / INDEX
-    if single.is_file() or not index.is_file():
-        return _file_shapes(single)
     shapes: dict[str, list[int]] = {}
-    for name, tensors in _shards(index).items():
-        found = _file_shapes(directory / name)
-        if missing := sorted(tensors - found.keys()):
-            raise ValueError(f"{directory / name}: tensor {missing[0]} is missing, {INDEX} lists it")
+    for path, listed in _weight_files(directory).items():
+        found = _file_shapes(path)
+        check_shard(path, listed, found)
         shapes |= found
     return shapes
 
 
 def read_tensors(directory: Path, names: Collection[str]) -> dict[str, Tensor]:
     """Reads some of the tensors in ``model.safetensors`` or the files of its index; absent names are skipped."""
-    index = directory / INDEX
-    single = directory / "model.safetensors"
-    files = [single] if single.is_file() else [directory / name for name in _shards(index)]
     tensors: dict[str, Tensor] = {}
-    for path in files:
+    for path in _weight_files(directory):
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
     return tensors
+
+
+def shard_files(index: Path) -> dict[Path, set[str]]:
+    """Reads an index: file next to it -> names of the tensors in that file.
+
+    Raises:
+        ValueError: the index is damaged or names a file elsewhere.
+    """
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index}: weight_map is {weight_map!r}, expected tensor names with their files")
+    shards: dict[Path, set[str]] = {}
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{index}: {tensor} is in {name!r}, expected the name of a file next to the index")
+        shards.setdefault(index.with_name(name), set()).add(tensor)
+    return shards
+
+
+def check_shard(path: Path, listed: Collection[str], found: Collection[str]) -> None:
+    """Raises ValueError if a file lacks a tensor that the index lists for it."""
+    if missing := sorted(set(listed) - set(found)):
+        raise ValueError(f"{path}: tensor {missing[0]} is missing, the index lists it")
 
 
 def vq_shapes(config: VQConfig) -> dict[str, list[int]]:
@@ -68,24 +85,16 @@ def difference(found: Shapes, expected: Shapes) -> str | None:
     return None
 
 
+def _weight_files(directory: Path) -> dict[Path, set[str]]:
+    """Returns the files of a directory's tensors, each with the names that the index lists for it."""
+    single, index = directory / "model.safetensors", directory / INDEX
+    return {single: set()} if single.is_file() or not index.is_file() else shard_files(index)
+
+
 def _file_shapes(path: Path) -> dict[str, list[int]]:
+    check_file(path)
     try:
         with safe_open(path, "pt") as file:
             return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from None
-
-
-def _shards(index: Path) -> dict[str, set[str]]:
-    """Reads an index: file name -> names of the tensors in that file."""
-    weight_map = read_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index}: weight_map is {weight_map!r}, expected tensor names with their files")
-    shards: dict[str, set[str]] = {}
-    for tensor, name in weight_map.items():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{index}: {tensor} is in {name!r}, expected the name of a file next to the index")
-        shards.setdefault(name, set()).add(tensor)
-    return shards
+        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from None

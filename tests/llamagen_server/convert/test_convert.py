@@ -34,26 +34,6 @@ def edited(source: Path, target: Path, **values: Any) -> Path:
     return target
 
 
-@pytest.fixture
-def c2i(golden_args: Callable[[str], Args]) -> Args:
-    return golden_args("tiny_c2i")
-
-
-@pytest.fixture
-def t2i(golden_args: Callable[[str], Args], tiny_t5_dir: Path) -> Args:
-    return golden_args("tiny_t2i") | {"text_encoder": tiny_t5_dir}
-
-
-@pytest.fixture
-def weights(golden_dir: Path) -> dict[str, torch.Tensor]:
-    return torch.load(golden_dir / "tiny_c2i.pt")["model"]
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out" / "model"
-
-
 def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flags become options, and the defaults of both are the same."""
     parser = argparse.ArgumentParser()
@@ -242,8 +222,14 @@ def test_unsuitable_flags(convert: Convert, c2i: Args, t2i: Args, out: Path, tmp
         (c2i | {"gpt_config": "gone.json"}, "gone.json: no such file"),
         (c2i | {"vq_config": "gone.json"}, "gone.json: no such file"),
         (c2i | {"image_size": 128}, "--image-size 128 gives 256 image tokens, but block_size in --gpt-config gives 64"),
-        (c2i | {"vq_ckpt": c2i["gpt_ckpt"]}, "not an image tokenizer, it has no quantize.embedding.weight"),
-        (c2i | {"gpt_ckpt": c2i["vq_ckpt"]}, "not a LlamaGen GPT checkpoint, tok_embeddings.weight is missing"),
+        (
+            c2i | {"vq_ckpt": c2i["gpt_ckpt"]},
+            "tiny_c2i.pt: a GPT checkpoint, which --gpt-ckpt takes; --vq-ckpt takes an",
+        ),
+        (
+            c2i | {"gpt_ckpt": c2i["vq_ckpt"]},
+            "tiny_vq.pt: an image tokenizer, which --vq-ckpt takes; --gpt-ckpt takes a",
+        ),
         (without(c2i, "gpt_config"), "dim is 128, no official size, so its n_head"),
         (without(c2i, "vq_config"), "not the shape of VQ-16 or VQ-8; describe it with --vq-config"),
     ]
@@ -285,12 +271,6 @@ def test_text_encoder_of_another_width(convert: Convert, t2i: Args, out: Path, t
         convert(out, **t2i | {"text_encoder": encoder})
 
 
-def test_integer_weights(convert: Convert, c2i: Args, weights: Args, out: Path, tmp_path: Path) -> None:
-    torch.save({"model": weights | {"norm.weight": weights["norm.weight"].to(torch.int8)}}, tmp_path / "int8.pt")
-    with pytest.raises(ValueError, match=r"int8.pt: has tensors of int8; choose one of float32, .* with --dtype"):
-        convert(out, **c2i | {"gpt_ckpt": tmp_path / "int8.pt"})
-
-
 class Payload:
     """Makes a directory when it is unpickled."""
 
@@ -313,23 +293,9 @@ def test_code_in_a_checkpoint_is_not_run(
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken"])
-def test_damaged_checkpoint(convert: Convert, c2i: Args, out: Path, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "bad.pt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"bad.pt: (damaged or )?not a") as error:
-        convert(out, **c2i | {"gpt_ckpt": tmp_path / "bad.pt"})
-    assert "\n" not in str(error.value)
-
-
-def test_truncated_checkpoint(convert: Convert, c2i: Args, golden_dir: Path, out: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut.pt").write_bytes((golden_dir / "tiny_c2i.pt").read_bytes()[:-2000])
-    with pytest.raises(CheckpointError, match="cut.pt: damaged or not a torch checkpoint"):
-        convert(out, **c2i | {"gpt_ckpt": tmp_path / "cut.pt"})
-
-
 def test_checkpoint_without_weights(convert: Convert, c2i: Args, out: Path, tmp_path: Path) -> None:
     torch.save({"steps": 3}, tmp_path / "empty.pt")
-    with pytest.raises(CheckpointError, match="no weights under model, module, state_dict; the file has steps"):
+    with pytest.raises(CheckpointError, match="no weights under model, module, state_dict, ema; the file has steps"):
         convert(out, **c2i | {"gpt_ckpt": tmp_path / "empty.pt"})
 
 

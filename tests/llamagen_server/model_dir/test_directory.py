@@ -133,8 +133,15 @@ CLASS_FAULTS = {
     "heads": (config(n_head=3), "config.json: dim 128 is not n_head 3 times a multiple of 4"),
     "condition": (config(condition="video"), "config.json: condition is 'video', must be 'class' or 'text'"),
     "no weights": (remove("model.safetensors"), "model.safetensors: no such file"),
-    "cut off": (truncate("model.safetensors"), "model.safetensors: truncated or not a safetensors file"),
-    "no safetensors": (write("model.safetensors", "hello"), "model.safetensors: truncated or not a safetensors file"),
+    "cut off": (truncate("model.safetensors"), "model.safetensors: incomplete, it has .* bytes"),
+    "no safetensors": (
+        write("model.safetensors", "hello"),
+        "model.safetensors: text, no weights .it starts with 'hello'",
+    ),
+    "git lfs": (
+        write("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        "model.safetensors: a Git-LFS pointer; run `git lfs pull`",
+    ),
     "layers": (config(n_layer=4), "7 tensors are missing, first layers.3.attention.wqkv.weight"),
     "fewer layers": (config(n_layer=2), "7 unexpected tensors, first layers.2"),
     "classes": (
@@ -146,7 +153,7 @@ CLASS_FAULTS = {
     "vq field": (write("vq/config.json", '{"cc": 1}'), "vq/config.json: unknown VQ config field cc"),
     "vq type": (write("vq/config.json", '{"encoder_ch_mult": 5}'), "vq/config.json: .*not iterable"),
     "vq no weights": (remove("vq/model.safetensors"), "vq/model.safetensors: no such file"),
-    "vq cut off": (truncate("vq/model.safetensors"), "vq/model.safetensors: truncated or not"),
+    "vq cut off": (truncate("vq/model.safetensors"), "vq/model.safetensors: incomplete"),
     "vq shape": (lambda path: change(path / "vq/config.json", z_channels=64), r"vq: .* has shape .*, expected .*64"),
     "defaults no JSON": (write("generation_config.json", "?"), "generation_config.json: not valid JSON"),
     "cfg": (write("generation_config.json", '{"cfg_scale": -1}'), "generation_config.json: cfg_scale is -1, must be"),
@@ -229,8 +236,7 @@ def test_reads_no_weights(class_copy: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("tensor data was read")
 
-    monkeypatch.setattr("safetensors.torch.load_file", fail)
-    monkeypatch.setattr("llamagen_tokenizer.checkpoint.load_file", fail)
+    monkeypatch.setattr("llamagen_tokenizer.checkpoint.load_safetensors", fail)
     monkeypatch.setattr("llamagen_server.model_dir.directory.read_tensors", fail)
     assert ModelDir.open(class_copy).image_size == 64
 
