@@ -59,7 +59,7 @@ async def run(app: FastAPI, source: Path, out: Path) -> None:
     with open_replies(out, custom_ids) as replies:
         finished = frozenset(replies.statuses)
         requests = (request for _, request in read_requests(source) if request.custom_id not in finished)
-        await Batch("tiny", app.state.pipeline, replies, len(custom_ids)).run(requests)
+        await Batch(["tiny"], app.state.pipeline, replies, len(custom_ids)).run(requests)
 
 
 @pytest.fixture
