@@ -47,7 +47,7 @@ class Server:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() - start < 600, self.log.read_text()
             time.sleep(0.2)
-            if ready := re.search(r"is ready after \d+ s: (https?://[\w.:-]+)", self.log.read_text()):
+            if ready := re.search(r"is ready after \d+ s: (https?://[\w.:%\[\]-]+)", self.log.read_text()):
                 self.url = ready[1]
 
     def engine(self) -> psutil.Process:
