@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llamagen_server.engine import container, cpu
-from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, unchanged_environment
+from llamagen_server.engine import compilation, container, cpu, folders
+from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, EAGER_CPU_ENGINE_DEFAULTS, unchanged_environment
 from vllm_llamagen.checks import check_tensor_parallel
 from vllm_llamagen.config import LlamaGenConfig
 
@@ -92,15 +92,16 @@ def plan_engine(
     args.hf_overrides = {**(args.hf_overrides or {}), "cfg_branches": config.cfg_branches}
     if args.gpu_memory_utilization is None:
         args.gpu_memory_utilization = AsyncEngineArgs.gpu_memory_utilization
-    environment = {}
+    environment = folders.variables()
     if current_platform.is_cpu():
         _check_cpu_flags(args)
         _set_cpu_defaults(args, config, weight_bytes)
         workers = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
         place = _place_workers(workers) if workers > 1 else _place_on_few_cores(args, config)
-        compiled = {} if args.enforce_eager else cpu.compile_cache()
-        ours = {name: value for name, value in (CPU_ENGINE_DEFAULTS | place).items() if name not in os.environ}
-        environment = ours | compiled
+        compiled = _compile_or_run_eager(args)
+        eager = EAGER_CPU_ENGINE_DEFAULTS if args.enforce_eager else {}
+        ours = CPU_ENGINE_DEFAULTS | eager | place
+        environment |= {name: value for name, value in ours.items() if name not in os.environ} | compiled
     return EnginePlan(AsyncEngineArgs.from_cli_args(args), environment)
 
 
@@ -134,9 +135,6 @@ def _check_cpu_flags(args: argparse.Namespace) -> None:
 
 def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_bytes: int) -> None:
     args.dtype = cpu_dtype(args.dtype)
-    if not args.enforce_eager and (missing := cpu.missing_for_compilation()):
-        logger.warning("%s not found: running eager, which is slower than compiled", missing)
-        args.enforce_eager = True
     args.enable_chunked_prefill = False
     if args.block_size is None:
         args.block_size = CPU_BLOCK_SIZE
@@ -151,6 +149,18 @@ def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_b
         )
     if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         args.kv_cache_memory_bytes = (args.max_num_seqs + 1) * bytes_per_image
+
+
+def _compile_or_run_eager(args: argparse.Namespace) -> dict[str, str]:
+    """Makes the engine eager where torch.compile does not work. Returns the variables that torch.compile needs."""
+    if args.enforce_eager:
+        return {}
+    try:
+        return compilation.environment()
+    except compilation.CompilationError as error:
+        logger.warning("%s: running eager, which is slower than compiled", error)
+        args.enforce_eager = True
+        return {}
 
 
 def _place_on_few_cores(args: argparse.Namespace, config: LlamaGenConfig) -> dict[str, str]:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from llamagen_server.engine import cpu
+from llamagen_server.engine import compilation, cpu
 from llamagen_server.engine.arguments import BINDING, default_flags, plan_engine
 from llamagen_server.engine.environment import engine_environment
 from vllm_llamagen import vllm_compat
@@ -44,7 +44,7 @@ def test_a_variable_of_the_user_counts_and_one_of_a_library_does_not(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # as torch does
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    monkeypatch.setattr(cpu, "missing_for_compilation", lambda: None)
+    monkeypatch.setattr(compilation, "_compile_and_load", lambda compiler, folder: None)
     config = LlamaGenConfig.from_pretrained(class_model_dir)
     plan = plan_engine(default_flags(), str(class_model_dir), config)
     with engine_environment(plan.environment):
@@ -53,6 +53,32 @@ def test_a_variable_of_the_user_counts_and_one_of_a_library_does_not(
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == default_cache_dir()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
     assert "TORCHINDUCTOR_CACHE_DIR" not in plan_engine(default_flags(), str(class_model_dir), config).environment
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="a plan for a GPU has no variables")
+def test_an_engine_is_eager_where_nothing_can_be_compiled(
+    class_model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    monkeypatch.setattr(compilation, "environment", lambda: {"FOR_THE_COMPILER": "1"})
+    compiled = plan_engine(default_flags(), str(class_model_dir), config)
+    assert not compiled.arguments.enforce_eager
+    assert compiled.environment["FOR_THE_COMPILER"] == "1"
+    assert "TORCHDYNAMO_DISABLE" not in compiled.environment
+    asked = plan_engine(default_flags(enforce_eager=True), str(class_model_dir), config)
+    assert asked.environment["TORCHDYNAMO_DISABLE"] == "1"
+    assert not caplog.records
+
+    def fails() -> dict[str, str]:
+        raise compilation.CompilationError("no compiler")
+
+    monkeypatch.setattr(compilation, "environment", fails)
+    plan = plan_engine(default_flags(), str(class_model_dir), config)
+    assert plan.arguments.enforce_eager
+    assert plan.environment["TORCHDYNAMO_DISABLE"] == "1"
+    assert [record.message for record in caplog.records] == [
+        "no compiler: running eager, which is slower than compiled"
+    ]
 
 
 def test_planning_changes_no_argument(class_model_dir: Path) -> None:
