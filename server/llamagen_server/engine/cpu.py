@@ -21,9 +21,18 @@ SMALL_NETWORK = 2**23
 
 def cores() -> int:
     """Returns the number of cores that this process may use; more threads than a container's quota would wait."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = container.cpu_quota()
-    return allowed if quota is None else max(1, min(allowed, int(quota)))
+    return _allowed_cores() if quota is None else max(1, min(_allowed_cores(), int(quota)))
+
+
+def has_quota() -> bool:
+    """Whether a container's quota leaves less than the cores on which this process may run."""
+    quota = container.cpu_quota()
+    return quota is not None and quota < _allowed_cores()
+
+
+def _allowed_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_on_few_cores(parameters: int) -> int | None:
@@ -44,13 +53,15 @@ def tune_process(vq_parameters: int) -> int:
     """Tunes this process, which must be our own, for decoding images on a CPU.
 
     Freed memory is kept. On few cores, a small image tokenizer gets one thread, so that several images are decoded
-    side by side.
+    side by side. Else torch, which sees the cores and not a container's quota, gets no more threads than that leaves.
 
     Returns:
         The number of images to decode at a time.
     """
     _keep_freed_memory()
     if threads_on_few_cores(vq_parameters) != 1:
+        if torch.get_num_threads() > cores():
+            torch.set_num_threads(cores())
         return 1
     torch.set_num_threads(1)
     return cores()
