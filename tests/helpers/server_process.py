@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,8 @@ class Server:
     """Serves a model directory, by default the demo, on a free port. Its output goes to the file ``log``.
 
     ``url`` is set once the model is loaded, which the constructor waits for unless ``wait`` is False. ``arguments``
-    are further flags; a later ``--port`` counts. ``stuck``: the server of `tests.helpers.stuck_server`.
+    are further flags; a later ``--port`` counts. ``stuck``: the server of `tests.helpers.stuck_server`. ``eager`` is
+    quick to start. ``variables`` are set in addition to those of this process.
     """
 
     def __init__(
@@ -26,13 +28,18 @@ class Server:
         wait: bool = True,
         arguments: Sequence[str] = (),
         stuck: bool = False,
+        eager: bool = True,
+        variables: Mapping[str, str] = {},
     ) -> None:
         module = ["tests.helpers.stuck_server"] if stuck else ["llamagen_server", "serve"]
         model = [] if model_dir is None else [str(model_dir)]
-        command = [sys.executable, "-m", *module, *model, "--port", "0", "--enforce-eager", *arguments]
+        flags = ["--port", "0", *(["--enforce-eager"] if eager else []), *arguments]
+        command = [sys.executable, "-m", *module, *model, *flags]
         self.log = log
         with log.open("w") as output:  # in a session of its own, as a terminal gives it a process group of its own
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **variables}, stdout=output, stderr=output, start_new_session=True
+            )
         self.url = ""
         if wait:
             try:
@@ -47,7 +54,7 @@ class Server:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() - start < 600, self.log.read_text()
             time.sleep(0.2)
-            if ready := re.search(r"is ready after \d+ s: (https?://[\w.:-]+)", self.log.read_text()):
+            if ready := re.search(r"is ready after \d+ s: (https?://[\w.:%\[\]-]+)", self.log.read_text()):
                 self.url = ready[1]
 
     def engine(self) -> psutil.Process:

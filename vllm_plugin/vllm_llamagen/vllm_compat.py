@@ -29,7 +29,10 @@ first vLLM release that has the name at this place.
 | VLLMClientError, VLLMValidationError | 0.27, 0.14 | vLLM refuses a request |
 | current_platform | 0.5 | CPU or CUDA |
 | get_allowed_cpu_list | 0.20 | cores and memory nodes that this process may use |
+| CPUWorker | 0.9 | a worker whose KV cache is not compared with a container's free memory |
 """  # noqa: E501
+
+from typing import TYPE_CHECKING, Any
 
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
@@ -64,12 +67,16 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
+if TYPE_CHECKING:
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
 __all__ = [
     "MODELS_CONFIG_MAP",
     "AsyncEngineArgs",
     "AsyncLLM",
     "Attention",
     "BatchUpdate",
+    "CPUWorker",
     "EngineClient",
     "EngineDeadError",
     "EngineGenerateError",
@@ -102,3 +109,12 @@ __all__ = [
     "process_dict_updates",
     "support_torch_compile",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the worker when it is first asked for: that takes half a second, and few processes need it."""
+    if name == "CPUWorker":
+        from vllm.v1.worker.cpu_worker import CPUWorker
+
+        return CPUWorker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,7 +33,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG + EXAMPLE
     group = parser.add_argument_group("llamagen-serve")
     add = group.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address or name to listen on; ::, every address (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on; 0 chooses a free one (default: %(default)s)")
     add(
         "--api-key",
@@ -170,7 +170,8 @@ def run(args: argparse.Namespace) -> None:
     from llamagen_server.api.paths import check_root_path
     from llamagen_server.cli.loading import load_pipeline
     from llamagen_server.pipeline.build import open_model
-    from llamagen_server.serving.http import HttpOptions, listen, serve_http
+    from llamagen_server.serving.http import HttpOptions, serve_http
+    from llamagen_server.serving.listener import listen
     from llamagen_server.serving.tracing import start_tracing
 
     logs.set_up(args.log_format)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llamagen_server.engine import container, cpu
-from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, unchanged_environment
+from llamagen_server.engine import compilation, container, folders, placement
+from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, EAGER_CPU_ENGINE_DEFAULTS, unchanged_environment
 from llamagen_server.engine.frontend_flags import check_frontend_flags
 from vllm_llamagen.checks import check_tensor_parallel
 from vllm_llamagen.config import LlamaGenConfig
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BINDING = "VLLM_CPU_OMP_THREADS_BIND"
-"""Variable with the cores of each worker, such as ``0,1|2,3``."""
+CONTAINER_WORKER = "vllm_llamagen.cpu_worker.ContainerWorker"
+"""vLLM's worker without its check whether the KV cache fits; `pipeline.memory` has checked that."""
 
 CPU_BLOCK_SIZE = 32
 """Tokens per KV-cache block on a CPU. Smallest supported block: wastes least KV cache at the end of an image."""
@@ -94,15 +94,16 @@ def plan_engine(
     args.hf_overrides = {**(args.hf_overrides or {}), "cfg_branches": config.cfg_branches}
     if args.gpu_memory_utilization is None:
         args.gpu_memory_utilization = AsyncEngineArgs.gpu_memory_utilization
-    environment = {}
+    environment = folders.variables()
     if current_platform.is_cpu():
         _check_cpu_flags(args)
         _set_cpu_defaults(args, config, weight_bytes)
         workers = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
-        place = _place_workers(workers) if workers > 1 else _place_on_few_cores(args, config)
-        compiled = {} if args.enforce_eager else cpu.compile_cache()
-        ours = {name: value for name, value in (CPU_ENGINE_DEFAULTS | place).items() if name not in os.environ}
-        environment = ours | compiled
+        place = placement.place_workers(workers) if workers > 1 else placement.place_alone(args, config)
+        compiled = _compile_or_run_eager(args)
+        eager = EAGER_CPU_ENGINE_DEFAULTS if args.enforce_eager else {}
+        ours = CPU_ENGINE_DEFAULTS | eager | place
+        environment |= {name: value for name, value in ours.items() if name not in os.environ} | compiled
     return EnginePlan(AsyncEngineArgs.from_cli_args(args), environment)
 
 
@@ -136,9 +137,6 @@ def _check_cpu_flags(args: argparse.Namespace) -> None:
 
 def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_bytes: int) -> None:
     args.dtype = cpu_dtype(args.dtype)
-    if not args.enforce_eager and (missing := cpu.missing_for_compilation()):
-        logger.warning("%s not found: running eager, which is slower than compiled", missing)
-        args.enforce_eager = True
     args.enable_chunked_prefill = False
     if args.block_size is None:
         args.block_size = CPU_BLOCK_SIZE
@@ -151,39 +149,19 @@ def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_b
         raise ValueError(
             f"--kv-cache-memory-bytes is {args.kv_cache_memory_bytes}, one image of this model needs {bytes_per_image}"
         )
+    if args.worker_cls == "auto" and container.has_memory_limit():
+        args.worker_cls = CONTAINER_WORKER
     if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         args.kv_cache_memory_bytes = (args.max_num_seqs + 1) * bytes_per_image
 
 
-def _place_on_few_cores(args: argparse.Namespace, config: LlamaGenConfig) -> dict[str, str]:
-    """Makes the engine one process on few cores. Returns the variable that sets its threads.
-
-    vLLM would start a second process for the model and reserve a core for the first, which hardly needs it.
-    """
-    from vllm_llamagen.vllm_compat import UniProcExecutor
-
-    is_placed = args.distributed_executor_backend or BINDING in os.environ
-    threads = cpu.threads_on_few_cores(config.step_weights)
-    if not threads or is_placed:
+def _compile_or_run_eager(args: argparse.Namespace) -> dict[str, str]:
+    """Makes the engine eager where torch.compile does not work. Returns the variables that torch.compile needs."""
+    if args.enforce_eager:
         return {}
-    args.distributed_executor_backend = UniProcExecutor
-    return {"OMP_NUM_THREADS": str(threads)}
-
-
-def _place_workers(workers: int) -> dict[str, str]:
-    """Gives each of several workers its own cores. Returns the variable that binds their threads.
-
-    vLLM does so itself where every worker can have a memory node, and fails elsewhere.
-    """
-    from vllm_llamagen.vllm_compat import get_allowed_cpu_list
-
-    cpus = get_allowed_cpu_list()
-    if BINDING in os.environ or len({c.numa_node for c in cpus}) >= workers:
+    try:
+        return compilation.environment()
+    except compilation.CompilationError as error:
+        logger.warning("%s: running eager, which is slower than compiled", error)
+        args.enforce_eager = True
         return {}
-    if len(cpus) < workers:
-        raise ValueError(
-            f"{workers} workers (tensor * pipeline * data parallel size) need as many cores, there are {len(cpus)}"
-        )
-    cores = list({c.physical_core: c for c in cpus}.values())  # a second thread of the same core gains nothing
-    groups = cpu.share_out([c.id for c in (cores if len(cores) >= workers else cpus)], workers)
-    return {BINDING: "|".join(",".join(map(str, group)) for group in groups)}

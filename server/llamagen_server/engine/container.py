@@ -1,22 +1,25 @@
-"""Memory and cores that a container leaves to this process: Linux control groups, versions 1 and 2.
+"""Memory and cores that a container leaves to this process: Linux control groups, versions 1 and 2; shared memory.
 
 Docker, Kubernetes and systemd limit processes by control groups. psutil and ``os`` see the whole machine.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 ROOT = Path("/")
+SHARED_MEMORY = Path("/dev/shm")
 
 MEMORY_FILES = {
-    2: ("memory.max", "memory.current", ("active_file", "inactive_file")),
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+    2: (("memory.max", "memory.high"), "memory.current", ("active_file", "inactive_file")),
+    1: (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
 }
-"""Version -> files with limit and usage, and the entries of ``memory.stat`` that the kernel frees when it needs to."""
+"""Version -> files with limits and usage, and the entries of ``memory.stat`` that the kernel frees when it needs to.
+Above ``memory.high`` processes are slowed down until they hardly run."""
 
 
 def available_memory(root: Path = ROOT) -> int:
@@ -32,13 +35,20 @@ def container_memory(root: Path = ROOT) -> int | None:
     Cached files count as free, as in psutil's ``available``: the kernel drops them for memory of processes.
     """
     left = []
-    for version, (limit_file, usage_file, cached) in MEMORY_FILES.items():
+    for version, (limit_files, usage_file, cached) in MEMORY_FILES.items():
         for group in _groups(root, version, "memory"):
-            limit, usage = _number(group / limit_file), _number(group / usage_file)
-            if limit is not None and usage is not None:
+            limits = [limit for name in limit_files if (limit := _number(group / name)) is not None]
+            usage = _number(group / usage_file)
+            if limits and usage is not None:
                 stat = _table(group / "memory.stat")
-                left.append(max(0, limit - usage + sum(stat.get(name, 0) for name in cached)))
+                left.append(max(0, min(limits) - usage + sum(stat.get(name, 0) for name in cached)))
     return min(left, default=None)
+
+
+def has_memory_limit(root: Path = ROOT) -> bool:
+    """Whether this process's control groups leave less memory than the machine has."""
+    left = container_memory(root)
+    return left is not None and left < psutil.virtual_memory().total
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
@@ -51,25 +61,38 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     return min((int(quota) / int(period) for quota, period in limited), default=None)
 
 
-def _groups(root: Path, version: int, controller: str) -> Iterator[Path]:
-    """Yields the folders of this process's control group and of those around it, innermost first.
+def shared_memory(folder: Path = SHARED_MEMORY) -> int | None:
+    """Returns the bytes that processes can still share; Docker allows 64 MiB in all. None if this cannot be told."""
+    return shutil.disk_usage(folder).free if folder.is_dir() else None
 
-    A container may see the path that its host sees, while its own group is mounted at the top; folders that are not
-    there are left to the caller.
+
+def _groups(root: Path, version: int, controller: str) -> Iterator[Path]:
+    """Yields the folders of this process's control group and of those around it, as far as they are visible.
+
+    In a container the top of the tree is often the container's own group, whatever path its processes see.
     """
+    own = _own_group(root, version, controller)
+    for top, folder in _mounts(root, version, controller):
+        inside = Path(own.removeprefix(top).strip("/") if f"{own}/".startswith(f"{top}/") else "")
+        yield from (folder / part for part in (inside, *inside.parents) if ".." not in part.parts)
+
+
+def _own_group(root: Path, version: int, controller: str) -> str:
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if version == 2 and (number, controllers) == ("0", ""):
-            top = root / "sys/fs/cgroup"
-        elif version == 1 and controller in controllers.split(","):
-            top = root / "sys/fs/cgroup" / controller
-        else:
-            continue
-        group = top / path.strip("/")
-        yield group
-        while group != top and top in group.parents:
-            group = group.parent
-            yield group
+        if (version == 2 and number == "0") or (version == 1 and controller in controllers.split(",")):
+            return path
+    return ""
+
+
+def _mounts(root: Path, version: int, controller: str) -> Iterator[tuple[str, Path]]:
+    """Yields the group at the top of each tree of control groups, and the folder where that is mounted (man 5 proc)."""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        fields, (kind, *_, options) = mount.split(), [*filesystem.split(), "", ""][:3]
+        is_tree = kind == "cgroup2" if version == 2 else kind == "cgroup" and controller in options.split(",")
+        if is_tree and len(fields) > 4:
+            yield fields[3].rstrip("/"), root / fields[4].lstrip("/")
 
 
 def _text(path: Path) -> str:

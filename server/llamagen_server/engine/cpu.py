@@ -1,4 +1,4 @@
-"""CPU specifics: cores, threads, memory, and the compiler that torch.compile needs.
+"""CPU specifics: cores, threads, memory.
 
 Only `tune_process` changes the process it runs in. The command line calls it; building a pipeline never does.
 """
@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
-import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from zlib import crc32
 
 import torch
 
@@ -25,9 +21,18 @@ SMALL_NETWORK = 2**23
 
 def cores() -> int:
     """Returns the number of cores that this process may use; more threads than a container's quota would wait."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = container.cpu_quota()
-    return allowed if quota is None else max(1, min(allowed, int(quota)))
+    return _allowed_cores() if quota is None else max(1, min(_allowed_cores(), int(quota)))
+
+
+def has_quota() -> bool:
+    """Whether a container's quota leaves less than the cores on which this process may run."""
+    quota = container.cpu_quota()
+    return quota is not None and quota < _allowed_cores()
+
+
+def _allowed_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_on_few_cores(parameters: int) -> int | None:
@@ -48,13 +53,15 @@ def tune_process(vq_parameters: int) -> int:
     """Tunes this process, which must be our own, for decoding images on a CPU.
 
     Freed memory is kept. On few cores, a small image tokenizer gets one thread, so that several images are decoded
-    side by side.
+    side by side. Else torch, which sees the cores and not a container's quota, gets no more threads than that leaves.
 
     Returns:
         The number of images to decode at a time.
     """
     _keep_freed_memory()
     if threads_on_few_cores(vq_parameters) != 1:
+        if torch.get_num_threads() > cores():
+            torch.set_num_threads(cores())
         return 1
     torch.set_num_threads(1)
     return cores()
@@ -79,37 +86,3 @@ def has_bfloat16_units() -> bool:
     """Whether this CPU computes bfloat16 in hardware; without that it is slower than float32."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-def compile_cache() -> dict[str, str]:
-    """Returns the variable that names the folder of torch.compile's cache, one folder for each kind of CPU.
-
-    torch finds a compiled graph again whatever the CPU's vector units are. Code that was generated for other units does
-    not compile, or computes garbage, where machines share a home directory or a volume. Empty if the user has chosen a
-    folder, or ours cannot be made: torch then uses one in the folder for temporary files.
-    """
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-
-    variable = "TORCHINDUCTOR_CACHE_DIR"
-    if os.environ.get(variable) not in (None, default_cache_dir()):  # torch sets its default when it is imported
-        return {}
-    units = sorted(name for name, found in torch.cpu.get_capabilities().items() if found is True)
-    kind = f"{torch.backends.cpu.get_cpu_capability().lower()}-{crc32(' '.join(units).encode()):08x}"
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(root, "llamagen", "compiled", kind)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return {}
-    return {variable: str(folder)}
-
-
-def missing_for_compilation() -> str | None:
-    """Returns the missing prerequisite of torch.compile on a CPU (C++ compiler, openssl, Python headers), or None."""
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        return f"C++ compiler {compiler}"
-    if not shutil.which("openssl"):  # torch calls it to hash the headers that it precompiles
-        return "command openssl"
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return None if header.exists() else str(header)

@@ -53,6 +53,12 @@ CPU_ENGINE_DEFAULTS = {
 }
 """For the engine's processes on a CPU, in addition to `ENGINE_DEFAULTS`."""
 
+EAGER_CPU_ENGINE_DEFAULTS = {
+    # vLLM compiles some small functions even then, such as one for log-probabilities; there may be no compiler.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+"""For the processes of an eager engine on a CPU, in addition to `CPU_ENGINE_DEFAULTS`."""
+
 CHANGED_BY_VLLM = re.compile(
     r"VLLM_|TORCHINDUCTOR_|TRITON_|TILELANG_|PYTORCH_NVML_BASED_CUDA_CHECK$|NUMEXPR_MAX_THREADS$|LD_PRELOAD$"
     r"|LD_LIBRARY_PATH$|LOCAL_WORLD_SIZE$|RAY_ADDRESS$|QT_QPA_"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +22,7 @@ from llamagen_server.core import metrics
 from llamagen_server.core.options import RequestPolicy
 from llamagen_server.engine.guidance_watch import watch_guidance
 from llamagen_server.pipeline.pipeline import Pipeline
+from llamagen_server.serving.listener import Listener
 from llamagen_server.serving.tls import Tls
 
 logger = logging.getLogger(__name__)
@@ -52,29 +51,7 @@ class HttpOptions:
     """Addresses whose X-Forwarded headers are believed."""
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Opens the listening socket, before the model is loaded: an address in use is reported immediately.
-
-    Raises:
-        ValueError: the port is out of range, or the address cannot be used.
-    """
-    if not 0 <= port <= 65535:
-        raise ValueError(f"--port is {port}, must be 0 to 65535 (0 chooses a free one)")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0]
-        raise ValueError(f"cannot listen on {host}:{port}: {reason}") from None
-    # Connections inherit it. Else the second part of a reply waits 40 ms for the client's acknowledgement of the first:
-    # asyncio sets it only for sockets that were created with the protocol's number.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def serve_http(
-    names: Sequence[str], listener: socket.socket, load: Callable[[], Pipeline], options: HttpOptions
-) -> None:
+def serve_http(names: Sequence[str], listener: Listener, load: Callable[[], Pipeline], options: HttpOptions) -> None:
     """Serves until SIGINT or SIGTERM; a second one cuts off what is in flight.
 
     Args:
@@ -85,7 +62,7 @@ def serve_http(
         ValueError: ``load`` refuses the model or a flag.
         EngineStoppedError: the engine did not start, or ended for good.
     """
-    if not options.keyring and not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+    if not options.keyring and not listener.is_loopback:
         logger.warning("no key is configured: whoever reaches this server can use it; --api-key-file sets keys")
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off)
     app = create_app(
@@ -128,7 +105,7 @@ def _uvicorn_config(app: FastAPI, options: HttpOptions) -> uvicorn.Config:
 
 class _Service:
     def __init__(
-        self, name: str, listener: socket.socket, load: Callable[[], Pipeline], app: FastAPI, options: HttpOptions
+        self, name: str, listener: Listener, load: Callable[[], Pipeline], app: FastAPI, options: HttpOptions
     ) -> None:
         self.name, self.listener, self.load, self.app = name, listener, load, app
         self.keyring, self.scheme = options.keyring, "https" if options.tls else "http"
@@ -139,7 +116,7 @@ class _Service:
             asyncio.get_running_loop().add_signal_handler(number, self._stop)
         if self.keyring.files:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.keyring.reload)
-        serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        serving = asyncio.create_task(self.server.serve(sockets=self.listener.sockets))
         watching = asyncio.create_task(metrics.watch_event_loop())
         try:
             pipeline = await self._load(serving)
@@ -192,8 +169,7 @@ class _Service:
         gc.collect()
         gc.freeze()  # what is loaded stays: looking through it again and again would hold up the event loop
         seconds = time.perf_counter() - start
-        host, port = self.listener.getsockname()[:2]
-        logger.info("%s is ready after %.0f s: %s://%s:%d", self.name, seconds, self.scheme, host, port)
+        logger.info("%s is ready after %.0f s: %s", self.name, seconds, self.listener.link(self.scheme))
         return pipeline
 
     def _is_ready(self) -> bool:

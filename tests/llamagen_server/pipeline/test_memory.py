@@ -20,7 +20,7 @@ MIB = 2**20
 
 def has(monkeypatch: pytest.MonkeyPatch, available: int, in_container: bool) -> None:
     monkeypatch.setattr(container, "available_memory", lambda: available)
-    monkeypatch.setattr(container, "container_memory", lambda: available if in_container else None)
+    monkeypatch.setattr(container, "container_memory", lambda root=container.ROOT: available if in_container else None)
 
 
 def refusal(model: Path, **flags: object) -> str:

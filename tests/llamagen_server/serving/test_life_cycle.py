@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 from tests.helpers.certificate import make_certificate
+from tests.helpers.network import has_ipv6
 from tests.helpers.server_process import Server
 
 SECONDS = 60
@@ -114,10 +115,18 @@ def test_a_log_in_json_has_the_request_of_each_line(class_model_dir: Path, tmp_p
     assert lines[-1]["message"] == "stopped"
 
 
+def test_every_address_of_both_families(class_model_dir: Path, tmp_path: Path) -> None:
+    with running(class_model_dir, tmp_path / "log", "--host", "::") as server:
+        assert re.fullmatch(r"http://localhost:\d+", server.url)
+        for host in ("localhost", "127.0.0.1", *(["[::1]"] if has_ipv6() else [])):
+            assert httpx.get(server.url.replace("localhost", host) + "/health").status_code == 200
+        assert server.log.read_text().count("no key is configured") == 1
+
+
 def test_sighup_reads_the_keys_again(class_model_dir: Path, tmp_path: Path) -> None:
     (keys := tmp_path / "keys").write_text("0ld")
     with running(class_model_dir, tmp_path / "log", "--api-key-file", keys, "--host", "0.0.0.0") as server:
-        url = server.url.replace("0.0.0.0", "127.0.0.1")
+        url = server.url.replace("localhost", "127.0.0.1")
 
         def accepted() -> list[str]:
             return [k for k in ("0ld", "n3w") if httpx.get(f"{url}/load", headers={"x-api-key": k}).is_success]
@@ -141,7 +150,7 @@ def test_tls_with_client_certificates(class_model_dir: Path, tmp_path: Path) -> 
     clients = ("--ssl-ca-certs", certfile, "--ssl-cert-reqs", 2, "--host", "0.0.0.0")
     with running(class_model_dir, tmp_path / "log", *flags, *clients) as server:
         assert server.url.startswith("https://")
-        url = server.url.replace("0.0.0.0", "127.0.0.1")
+        url = server.url.replace("localhost", "127.0.0.1")
         context = ssl.create_default_context(cafile=certfile)
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError, httpx.ConnectError)):
             httpx.get(f"{url}/health", verify=context)

@@ -38,20 +38,15 @@ class Forwarded(ProxyHeadersMiddleware):
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope.get("client"):
-            host, port = scope["client"]
-            scope["client"] = (host.removeprefix("::ffff:"), port)  # IPv4 on a socket for both families
-            self._read(scope)
-        await super().__call__(scope, receive, send)
-
-    def _read(self, scope: Any) -> None:
-        if scope["client"][0] in self.trusted_hosts:
+        client = scope.get("client")
+        if scope["type"] == "http" and client and client[0] in self.trusted_hosts:
             headers = Headers(scope=scope)
             host, prefix = (_last(headers, f"x-forwarded-{name}") for name in ("host", "prefix"))
             if _HOST.fullmatch(host):
                 MutableHeaders(scope=scope)["host"] = host
             if PREFIX.fullmatch(prefix.rstrip("/")):
                 scope["root_path"] = prefix.rstrip("/")
+        await super().__call__(scope, receive, send)
 
 
 def _last(headers: Headers, name: str) -> str:

@@ -37,7 +37,6 @@ async def url_of_an_image(client: httpx.AsyncClient, headers: dict[str, str], pr
     [
         (["127.0.0.1"], "127.0.0.1", {}, "http://server:8000/images/"),
         (["127.0.0.1"], "127.0.0.1", PROXY, "https://images.example:8443/llamagen/images/"),
-        (["127.0.0.1"], "::ffff:127.0.0.1", PROXY, "https://images.example:8443/llamagen/images/"),
         (["10.0.0.0/8"], "10.1.2.3", {"x-forwarded-proto": "https"}, "https://server:8000/images/"),
         (["*"], "8.8.8.8", {"x-forwarded-prefix": "/a/b/"}, "http://server:8000/a/b/images/"),
         (["127.0.0.1"], "10.1.2.3", PROXY, "http://server:8000/images/"),
