@@ -63,6 +63,8 @@ async def _read_form(request: Request) -> EditBody:
                 raise ApiError(400, f"{name} must be sent as {what}", name)
             if isinstance(value, UploadFile):
                 files.setdefault(name, []).append(await value.read())
+            elif name in fields:
+                raise ApiError(400, f"{name} is given twice, must be given once", name)
             else:
                 fields[name] = value
     image, mask = _only(files.get("image", []), "image"), _only(files.get("mask", []), "mask")

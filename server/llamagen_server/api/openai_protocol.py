@@ -11,8 +11,13 @@ from llamagen_server.core.errors import InvalidRequestError
 from llamagen_server.core.options import ResponseFormat
 from llamagen_server.core.request import ImageRequest, Integer
 from llamagen_server.core.results import GenerationResult
-from llamagen_server.image_files.reading import decode_base64
+from llamagen_server.image_files.reading import DATA_URL, decode_base64
 from llamagen_server.image_files.writing import OutputFormat
+
+
+def _without_nulls(values: Any) -> Any:
+    """Drops null fields: OpenAI's optional fields may be null."""
+    return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
 
 class ImageGenerationRequest(ImageRequest):
@@ -53,8 +58,7 @@ class ImageGenerationRequest(ImageRequest):
     @model_validator(mode="before")
     @classmethod
     def null_is_absent(cls, values: Any) -> Any:
-        """Drops null fields: OpenAI's optional fields may be null."""
-        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+        return _without_nulls(values)
 
 
 class ImageEditRequest(ImageGenerationRequest):
@@ -76,17 +80,22 @@ class ImageReference(BaseModel):
 
     image_url: str = Field(description="A data URL: data:image/png;base64,... Nothing is fetched from other URLs.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def null_is_absent(cls, values: Any) -> Any:
+        return _without_nulls(values)
+
     def read(self, name: str) -> bytes:
         """Returns the file. ``name`` is the reference's place in the body, for the error."""
-        start, comma, data = self.image_url.partition(",")
-        if not (start.lower().startswith("data:") and start.lower().endswith(";base64") and comma):
+        start = DATA_URL.match(self.image_url)
+        if not start:
             given = self.image_url if len(self.image_url) <= 40 else f"{self.image_url[:40]}..."
             message = (
                 f"{name} is {given!r}, must be a data URL (data:image/png;base64,...); this server fetches nothing"
             )
             raise InvalidRequestError(message, name)
         try:
-            return decode_base64(data)
+            return decode_base64(self.image_url[start.end() :])
         except ValueError as error:
             raise InvalidRequestError(f"{name} is {error}", name) from None
 

@@ -48,6 +48,7 @@ def set_up(log_format: str = "text") -> None:
         if type(handler) is logging.StreamHandler:  # a test's handlers are subclasses
             handler.setFormatter(formatter)
     logging.getLogger("llamagen_server").setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its warnings are about what clients send
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import re
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, features
 
 T = TypeVar("T")
@@ -24,17 +28,23 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.
 UNREADABLE = f"not an image file that can be read ({', '.join(FORMATS)})"
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-"""Chunks with texts and colour profiles. Pillow refuses the whole file if one of them is large or damaged."""
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+"""Chunks that the pixels depend on. Pillow refuses the whole file if any other is large or damaged."""
+MAX_PNG_CHUNKS = 100_000
+"""A file of 64 MiB could have five million, and hold up others for half a minute."""
+ROWS = 256
+"""Rows that are scaled at a time, to save memory."""
+DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+"""The start of a data URL."""
 
 
 def decode_base64(text: str) -> bytes:
-    """Decodes base64 in either alphabet (``+/`` or ``-_``), with or without padding and line breaks.
+    """Decodes base64 in either alphabet (``+/`` or ``-_``), with or without padding, line breaks and ``%2B`` for ``+``.
 
     Raises:
         ValueError: it is something else; completes the sentence "image is ...".
     """
-    plain = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    plain = "".join(unquote(text).split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except ValueError:
@@ -56,7 +66,7 @@ def read_image_file(data: bytes) -> Image.Image:
         raise ValueError("an empty file")
     with warnings.catch_warnings():  # another thread may leave the filter behind, which does no harm
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata; the log belongs to this server
-        return _read(_without_png_metadata(data))
+        return _read(_png_pixels(data))
 
 
 def _read(data: bytes) -> Image.Image:
@@ -83,13 +93,19 @@ def _read(data: bytes) -> Image.Image:
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """Returns the image as RGBA or RGB. Pillow itself would cut off what is above 255, and so turn it white."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float32)
-        white = _white(values[np.isfinite(values)].max(initial=0), image.mode)
-        values = np.clip(np.nan_to_num(values, posinf=white, neginf=0), 0, white)
-        image = Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+        values = np.asarray(image)
+        strips = [values[row : row + ROWS] for row in range(0, len(values), ROWS)]
+        white = _white(max(float(strip[np.isfinite(strip)].max(initial=0)) for strip in strips), image.mode)
+        image = Image.fromarray(np.concatenate([_scaled(strip, white) for strip in strips]))
     if image.mode in ("La", "RGBa"):  # colours that are multiplied by alpha
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _scaled(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    """Scales values from 0 to ``white`` to 0 to 255."""
+    clean = np.clip(np.nan_to_num(values.astype(np.float32), posinf=white, neginf=0), 0, white)
+    return np.rint(clean * (255 / white)).astype(np.uint8)
 
 
 def _white(largest: float, mode: str) -> float:
@@ -103,17 +119,21 @@ def _white(largest: float, mode: str) -> float:
     return next((scale for scale in scales if largest <= scale), largest)
 
 
-def _without_png_metadata(data: bytes) -> bytes:
-    """Drops the chunks of `_PNG_METADATA` from a PNG file; other files stay as they are."""
+def _png_pixels(data: bytes) -> bytes:
+    """Returns a PNG file with the chunks of `_PNG_PIXELS` and sound EXIF data alone; other files stay as they are."""
     if not data.startswith(_PNG_START):
         return data
     kept, position = [_PNG_START], len(_PNG_START)
-    while position < len(data):  # length, kind, content, checksum
-        end = position + 12 + int.from_bytes(data[position : position + 4])
-        if data[position + 4 : position + 8] not in _PNG_METADATA:
+    for _ in range(MAX_PNG_CHUNKS):
+        if position >= len(data):
+            return b"".join(kept)
+        end = position + 12 + int.from_bytes(data[position : position + 4])  # length, kind, content, checksum
+        kind, checksum = data[position + 4 : position + 8], data[end - 4 : end]
+        is_sound = kind == b"eXIf" and zlib.crc32(data[position + 4 : end - 4]) == int.from_bytes(checksum)
+        if kind in _PNG_PIXELS or is_sound:
             kept.append(data[position:end])
         position = end
-    return b"".join(kept)
+    raise ValueError(f"a PNG file of more than {MAX_PNG_CHUNKS} chunks")
 
 
 _reader = ThreadPoolExecutor(2, thread_name_prefix="read-image")

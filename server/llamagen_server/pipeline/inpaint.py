@@ -127,7 +127,7 @@ def _read_mask(
     if mask.size != original.size:
         size = f"{original.width}x{original.height}"
         raise InvalidRequestError(f"mask is {mask.width}x{mask.height}, must be {size} like the image", "mask")
-    alpha = np.asarray(mask.convert("RGBA"))[:, :, 3]
+    alpha = np.asarray(mask.getchannel("A")) if mask.mode == "RGBA" else np.full(mask.size[::-1], 255, np.uint8)
     masked = alpha < OPAQUE
     if file is None:
         if not masked.any() and without_mask == "whole":

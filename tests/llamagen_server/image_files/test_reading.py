@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import time
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -91,6 +93,14 @@ def chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
         chunk(b"iCCP", b"profile\0\0 not compressed"),
         chunk(b"tEXt", b"no separator", checksum=0),
         chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
+        chunk(b"eXIf", b"MM\0*", checksum=0),
+        chunk(b"pHYs", b"abc"),
+        chunk(b"gAMA", b""),
+        chunk(b"cHRM", b"ab"),
+        chunk(b"acTL", b"a"),
+        chunk(b"tIME", bytes(7), checksum=0),
+        chunk(b"abCd", b"private", checksum=0),
+        chunk(b"abCd", b"") * 50_000,
     ],
 )
 def test_any_metadata_of_a_png(metadata: bytes) -> None:
@@ -138,6 +148,26 @@ def test_a_png_with_transparent_colour_has_transparency() -> None:
 HUGE = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0))
 
 
+def test_a_png_of_many_chunks_is_refused_at_once() -> None:
+    start = time.monotonic()
+    for kind in (b"abCd", b"IDAT"):
+        with pytest.raises(ValueError, match="a PNG file of more than 100000 chunks"):
+            read_image_file(png(PICTURE)[:33] + chunk(kind, b"") * 1_000_000)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.slow
+def test_the_memory_for_reading_is_bounded() -> None:
+    """A small file of the largest size that is allowed, in the modes that take most."""
+    side = 4096
+    for image in (Image.new("I;16", (side, side)), Image.new("F", (side, side))):
+        data = file(image, "TIFF", compression="tiff_lzw")
+        tracemalloc.start()
+        read_image_file(data)
+        assert tracemalloc.get_traced_memory()[1] < 7 * side * side
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -158,6 +188,7 @@ def test_base64_in_every_dialect() -> None:
     for text in (plain, base64.urlsafe_b64encode(data).decode(), plain.rstrip("="), base64.encodebytes(data).decode()):
         assert decode_base64(text) == data
         assert decode_base64(f" {text}\r\n") == data
+        assert decode_base64(text.replace("+", "%2B").replace("/", "%2F")) == data
     for text in ("!", "a", plain + "=a", "é"):
         with pytest.raises(ValueError, match="not valid base64"):
             decode_base64(text)

@@ -27,6 +27,10 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(
                 f"--allowed-origins is {origin!r}, must be * or SCHEME://HOST[:PORT] in lower case, without a path"
             )
+        if (origin.startswith("http:") and origin.endswith(":80")) or (
+            origin.startswith("https:") and origin.endswith(":443")
+        ):
+            raise ValueError(f"--allowed-origins is {origin!r}, but browsers leave out the default port")
     return tuple(origins)
 
 

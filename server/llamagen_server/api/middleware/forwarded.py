@@ -9,7 +9,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from llamagen_server.api.paths import PREFIX
+from llamagen_server.api.paths import PREFIX, is_below
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
@@ -46,6 +46,9 @@ class Forwarded(ProxyHeadersMiddleware):
                 MutableHeaders(scope=scope)["host"] = host
             if PREFIX.fullmatch(prefix.rstrip("/")):
                 scope["root_path"] = prefix.rstrip("/")
+        root = scope.get("root_path", "")
+        if root and not is_below(scope["path"], root):  # removed by the proxy; redirects need it
+            scope["path"] = root + scope["path"]
         await super().__call__(scope, receive, send)
 
 

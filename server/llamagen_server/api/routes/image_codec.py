@@ -16,7 +16,7 @@ from llamagen_server.api.openapi import errors
 from llamagen_server.api.replies import b64, image_file
 from llamagen_server.core.results import Pixels
 from llamagen_server.image_files.geometry import center_crop
-from llamagen_server.image_files.reading import decode_base64, read_image_file
+from llamagen_server.image_files.reading import DATA_URL, decode_base64, read_image_file
 from llamagen_server.image_files.writing import OutputFormat
 
 router = APIRouter(prefix="/v1/images", tags=["image tokenizer"])
@@ -81,7 +81,7 @@ async def decode_image(
 
 def _read(data: str, side: int) -> Pixels:
     try:
-        file = decode_base64(data.partition("base64,")[2] or data)
+        file = decode_base64(DATA_URL.sub("", data, count=1))
         return np.array(center_crop(read_image_file(file).convert("RGB"), side))
     except ValueError as error:
         raise ApiError(400, f"image is {error}", "image") from None

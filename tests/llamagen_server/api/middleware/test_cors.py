@@ -66,13 +66,20 @@ async def test_replies_and_errors_have_the_headers(class_app: FastAPI) -> None:
         await allowed(500, "POST", "/generate", key, {"class_id": 1})
 
 
-@pytest.mark.parametrize("origin", ["*", PAGE, "http://localhost:3000", "http://[::1]:80", "chrome-extension://abc"])
+@pytest.mark.parametrize("origin", ["*", PAGE, "http://localhost:3000", "http://[::1]:8080", "chrome-extension://abc"])
 def test_origins_as_browsers_send_them(origin: str) -> None:
     assert check_origins([origin]) == (origin,)
 
 
 def test_origins_may_be_a_json_list_as_for_vllm() -> None:
     assert check_origins(['["https://a.example", "*"]', "http://b"]) == ("https://a.example", "*", "http://b")
-    for text in ("[", '["https://a.example"', "[1]", '["https://a.example/"]'):
+    for text in (
+        "https://a.example:443",
+        "http://a.example:80",
+        "[",
+        '["https://a.example"',
+        "[1]",
+        '["https://a.example/"]',
+    ):
         with pytest.raises(ValueError, match="--allowed-origins is"):
             check_origins([text])

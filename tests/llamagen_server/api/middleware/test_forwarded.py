@@ -88,7 +88,7 @@ async def test_a_root_path_works_whether_or_not_the_proxy_strips_it(text_app: Fa
 
 
 async def test_no_prefix_opens_a_closed_route(text_app: FastAPI) -> None:
-    for root_path in ("/playground", "/images", "/health", "/v1"):
+    for root_path in ("/playground", "/images", "/health", "/v1", "/docs"):
         app = create_app("tiny", text_app.state.pipeline, ["key"], root_path=root_path, trusted_proxies=["*"])
         async with client_at(app) as client:
             for prefix in ("", root_path, root_path * 2):
@@ -102,6 +102,9 @@ def test_flags() -> None:
     for path in ("a", "http://a", "/a b", "/a?b"):
         with pytest.raises(ValueError, match="--root-path is .*, must be a path such as /images-api"):
             check_root_path(path)
+    for path in ("/v1", "/images/", "/docs/a"):
+        with pytest.raises(ValueError, match="--root-path is .*, must not begin as routes of this server do: /v1, /im"):
+            check_root_path(path)
     good: dict[str, Any] = {
         "": [],
         "127.0.0.1, ::1": ["127.0.0.1", "::1"],
@@ -112,3 +115,15 @@ def test_flags() -> None:
     for text in ("proxy", "10.0.0.0/99", "10.0.0.1/8"):
         with pytest.raises(ValueError, match=f"--forwarded-allow-ips has '{text}', must be IP addresses or networks"):
             check_trusted(text)
+
+
+@pytest.mark.parametrize("path", ["/docs/", "/llamagen/docs/", "/llamagen"])
+async def test_redirects_keep_the_prefix(text_app: FastAPI, path: str) -> None:
+    expected = "http://server:8000/llamagen/" if path == "/llamagen" else "http://server:8000/llamagen/docs"
+    for app, headers in (
+        (create_app("tiny", text_app.state.pipeline, root_path="/llamagen"), {}),
+        (create_app("tiny", text_app.state.pipeline, trusted_proxies=["*"]), {"x-forwarded-prefix": "/llamagen"}),
+    ):
+        async with client_at(app) as client:
+            reply = await client.get(path, headers=headers)
+            assert (reply.status_code, reply.headers["location"]) == (307, expected)

@@ -116,6 +116,8 @@ async def test_an_edit_as_json(text_client: httpx.AsyncClient) -> None:
     lined = {"image_url": "DATA:image/png;name=a.png;base64," + base64.encodebytes(NOISE_PNG).decode()}
     again = await text_client.post("/v1/images/edits", json={**body, "images": [lined]})
     assert again.json()["data"] == reply.json()["data"]
+    null = await text_client.post("/v1/images/edits", json={**body, "mask": {**body["mask"], "file_id": None}})
+    assert null.json()["data"] == reply.json()["data"]
     stream = await text_client.post("/v1/images/edits", json={**body, "stream": True, "partial_images": 2})
     assert [line for line in stream.text.splitlines() if line.startswith("event")] == [
         *["event: image_edit.partial_image"] * 2,
@@ -161,6 +163,12 @@ async def test_json_that_is_none(text_client: httpx.AsyncClient) -> None:
         )
         assert reply.status_code == 400, reply.text
         assert len(reply.json()["error"]["message"]) < 300
+
+
+async def test_a_field_that_is_given_twice_is_refused(text_client: httpx.AsyncClient) -> None:
+    data = {"prompt": "x", "keep_rows": "4", "n": ["1", "2"]}
+    reply = await text_client.post("/v1/images/edits", files={"image": NOISE_PNG}, data=data)
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "n is given twice, must be given once")
 
 
 async def test_fields_that_a_page_leaves_empty_are_absent(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
