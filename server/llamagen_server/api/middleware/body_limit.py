@@ -40,6 +40,13 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if (encoding := Headers(scope=scope).get("content-encoding", "identity").strip().lower()) not in (
+            "",
+            "identity",
+        ):
+            raise ApiError(
+                415, f"content-encoding is {encoding!r}: bodies must be sent uncompressed", "content-encoding"
+            )
         limit = MAX_IMAGE_BODY.get(route_path(scope), MAX_BODY)
         message = f"the body has more than {limit} bytes"
         headers = Headers(scope=scope)
