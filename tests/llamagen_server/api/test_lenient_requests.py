@@ -131,3 +131,9 @@ async def test_wrong_images_of_an_edit_as_json(text_client: httpx.AsyncClient, i
     )
     assert reply.status_code == 400
     assert "images" in reply.json()["error"]["message"]
+
+
+async def test_a_file_of_another_name_is_refused_by_name(text_client: httpx.AsyncClient) -> None:
+    files = {"images": ("a.png", png(Image.new("RGB", (64, 64))))}
+    reply = await text_client.post("/v1/images/edits", data={"prompt": "x"}, files=files)
+    assert reply.json()["error"]["message"] == "unknown file 'images', must be one of image, mask, markup"
