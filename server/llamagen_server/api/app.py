@@ -14,6 +14,7 @@ from llamagen_server.api.middleware.access_log import AccessLog
 from llamagen_server.api.middleware.api_key import ApiKeys, Keyring
 from llamagen_server.api.middleware.body_limit import BodyLimit
 from llamagen_server.api.middleware.forwarded import Forwarded
+from llamagen_server.api.middleware.lenient_requests import LenientRequests
 from llamagen_server.api.middleware.security_headers import SecurityHeaders
 from llamagen_server.api.middleware.tracing import Tracing
 from llamagen_server.api.routes import (
@@ -77,6 +78,7 @@ def create_app(
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
     app.add_middleware(ApiKeys, keyring=keyring)
+    app.add_middleware(LenientRequests)
     app.add_middleware(Tracing)
     app.add_middleware(AccessLog)
     cors.install(app, allowed_origins)

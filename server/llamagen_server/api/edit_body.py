@@ -58,6 +58,8 @@ async def _read_form(request: Request) -> EditBody:
             name = key.partition("[")[0]
             if value == "" or (isinstance(value, UploadFile) and not (value.filename or value.size)):
                 continue
+            if isinstance(value, UploadFile) and name not in (*FILES, *ImageEditRequest.model_fields):
+                raise ApiError(400, f"unknown file {name!r}, must be one of {', '.join(FILES)}", name)
             if isinstance(value, UploadFile) != (name in FILES):
                 what = "a file" if name in FILES else "text"
                 raise ApiError(400, f"{name} must be sent as {what}", name)

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from llamagen_server.api.disconnect import ClientDisconnectedError
 from llamagen_server.core.errors import (
@@ -31,6 +32,7 @@ TYPES = {
     404: "not_found_error",
     405: "invalid_request_error",
     413: "invalid_request_error",
+    415: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
     504: "timeout_error",
@@ -102,12 +104,25 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
 
 
+def _detail(request: Request, error: HTTPException) -> str:
+    """Returns the text of an error outside our routes; a path with a wrong prefix gets the right one."""
+    if error.detail == "There was an error parsing the body":  # FastAPI's word for any other fault than bad JSON
+        return "the body is not JSON in UTF-8"
+    path = str(request.scope["path"])
+    near = (f"/v1{path}", path.removeprefix("/v1")) if error.status_code in (404, 405) else ()
+    for other in near:
+        scope = {**request.scope, "path": other}
+        if other != path and any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            return f"{error.detail}; {request.method} {other} exists"
+    return str(error.detail)
+
+
 def install(app: FastAPI) -> None:
     """Adds the exception handlers to an app."""
 
     async def handle(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
-            error.detail = f"{request.method} {request.url.path}: {error.detail}"
+            error.detail = f"{request.method} {request.url.path}: {_detail(request, error)}"
         return error_reply(error)
 
     async def client_gone(request: Request, error: Exception) -> Response:

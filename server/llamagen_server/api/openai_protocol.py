@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from llamagen_server.api.replies import Usage
 from llamagen_server.core.errors import InvalidRequestError
 from llamagen_server.core.options import ResponseFormat
-from llamagen_server.core.request import ImageRequest, Integer
+from llamagen_server.core.request import Boolean, ImageRequest, Integer
 from llamagen_server.core.results import GenerationResult
 from llamagen_server.image_files.reading import DATA_URL, decode_base64
-from llamagen_server.image_files.writing import OutputFormat
+from llamagen_server.image_files.writing import OutputFormat, OutputFormatField
 
 
 def _without_nulls(values: Any) -> Any:
@@ -33,7 +33,7 @@ class ImageGenerationRequest(ImageRequest):
         description="auto: the model's own size. Others, such as 1024x1024, need a server that was started with "
         "--size-policy resize, which generates at the model's size and resizes.",
     )
-    output_format: OutputFormat = "png"
+    output_format: OutputFormatField = "png"
     output_compression: Annotated[Integer, Field(ge=0, le=100)] = Field(
         95, description="Quality of webp and jpeg files."
     )
@@ -42,7 +42,7 @@ class ImageGenerationRequest(ImageRequest):
         description="url: the URL of a file that this server keeps for an hour at most. Default: b64_json, unless the "
         "server was started with --default-response-format url.",
     )
-    stream: bool = Field(False, description="Send server-sent events while the image is generated; n must be 1.")
+    stream: Boolean = Field(False, description="Send server-sent events while the image is generated; n must be 1.")
     partial_images: Annotated[Integer, Field(ge=0, le=3)] = Field(0, description="Previews in the stream.")
     background: Any = Field(None, description="Ignored.")
     complexity: Any = Field(None, description="Ignored.")
@@ -100,11 +100,38 @@ class ImageReference(BaseModel):
             raise InvalidRequestError(f"{name} is {error}", name) from None
 
 
+def _reference(image: Any) -> Any:
+    if isinstance(image, str):
+        return {"image_url": image}
+    if isinstance(image, dict) and isinstance(url := image.get("image_url"), dict) and url.keys() == {"url"}:
+        return {**image, "image_url": url["url"]}
+    return image
+
+
 class JsonImageEditRequest(ImageEditRequest):
     """An edit as JSON."""
 
-    images: list[ImageReference] = Field(description="The image to edit; one.")
+    images: list[ImageReference] = Field(
+        description="The image to edit; one. Other servers' forms count too: image in place of images, a data URL in "
+        "place of an object, {url} in place of image_url's text."
+    )
     mask: ImageReference | None = Field(None, description="The mask, as in a form.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_other_forms(cls, values: Any) -> Any:
+        """Writes images as OpenAI does, where a client has one of the usual other forms."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if "image" in values and "images" not in values:
+            image = values.pop("image")
+            values["images"] = image if isinstance(image, list) else [image]
+        if isinstance(values.get("images"), list):
+            values["images"] = [_reference(image) for image in values["images"]]
+        if "mask" in values:
+            values["mask"] = _reference(values["mask"])
+        return values
 
 
 class OpenAIImage(BaseModel):

@@ -134,7 +134,10 @@ def check_out(out: Path) -> None:
     if out.suffix and not out.is_dir() and out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out}: unknown image format {out.suffix}, must be one of {', '.join(FORMATS)}")
     folder = out.parent if out.suffix else out
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out}: the folder {folder} cannot be made: {error.strerror}") from None
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--out {out}: {folder} cannot be written to")
 

@@ -35,6 +35,15 @@ Integer = Annotated[int, BeforeValidator(_read_number)]
 """An integer; ``"4"`` and ``4.0`` count as one, as some clients send them."""
 Float = Annotated[float, BeforeValidator(_read_number)]
 """A number; ``"7.5"`` counts as one."""
+
+
+def _read_boolean(value: Any) -> Any:
+    """Reads booleans that were sent as text; leaves all else to the checks."""
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+Boolean = Annotated[bool, BeforeValidator(_read_boolean)]
+"""A boolean; ``"true"`` and ``"False"`` count as one."""
 Scale = Annotated[Float, Field(ge=0, le=MAX_SCALE, allow_inf_nan=False)]
 
 
@@ -80,7 +89,7 @@ class ImageRequest(BaseModel):
         description="Seconds until the request fails with 504; the server's default if omitted, and at most its "
         "maximum.",
     )
-    logprobs: bool = Field(
+    logprobs: Boolean = Field(
         default=False,
         description="Also return log-probabilities: of each code, in the distribution that it is sampled from.",
     )

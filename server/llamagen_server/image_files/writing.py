@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import io
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from PIL import Image, ImageOps
+from pydantic import BeforeValidator
 
 from llamagen_server.core.results import Pixels
 
 OutputFormat = Literal["png", "webp", "jpeg"]
+
+
+def _read_format(value: Any) -> Any:
+    name = value.strip().lower() if isinstance(value, str) else value
+    return "jpeg" if name == "jpg" else name
+
+
+OutputFormatField = Annotated[OutputFormat, BeforeValidator(_read_format)]
+"""An `OutputFormat` in a request; in any case, and ``jpg`` counts as ``jpeg``."""
 
 
 def make_image_file(

@@ -89,7 +89,7 @@ class Batch:
 
 def _refusal(body: dict[str, Any]) -> ApiError | None:
     """Returns the error of a request whose reply would not be one JSON object with the images in it."""
-    if body.get("stream") is True:
+    if str(body.get("stream")).strip().lower() == "true":
         return ApiError(400, "stream is true, must be false in a batch", "stream")
     if (value := body.get("response_format")) in ("url", "binary"):
         return ApiError(400, f"response_format is {value!r}, must be 'b64_json' in a batch", "response_format")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from io import FileIO
@@ -56,6 +57,8 @@ def read_requests(path: Path) -> Iterator[tuple[int, BatchRequest]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(BOM_UTF8)  # Windows programs write it
                 if line.strip():
                     yield number, _parse_request(path, number, line)
     except OSError as error:

@@ -113,6 +113,9 @@ def test_generate_checks_its_arguments(
     assert "guidance_scale and cfg_scale are both given" in fails(capsys, "generate", "a dog", *both, *out)
     assert "cfg_scale is nan" in fails(capsys, "generate", "a dog", "--cfg-scale", "nan", *out)
     assert "unknown image format .gif" in fails(capsys, "generate", "a dog", "-o", tmp_path / "x.gif")
+    (tmp_path / "file").touch()
+    folder = f"the folder {tmp_path / 'file'} cannot be made: File exists"
+    assert folder in fails(capsys, "generate", "a dog", "-o", tmp_path / "file" / "x.png")
 
 
 def test_a_wrong_condition_is_refused_before_the_engine_starts(

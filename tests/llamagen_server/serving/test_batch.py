@@ -168,6 +168,15 @@ def test_a_file_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_from_windows_is_read(source: Path) -> None:
+    lines = [json.dumps(line(name)) for name in "ab"]
+    source.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode() + b"\r\n")
+    assert check_requests(source) == {"a", "b"}
+    source.write_bytes(json.dumps(line("a")).encode() + b"\n\xef\xbb\xbf" + lines[1].encode())
+    with pytest.raises(ValueError, match="line 2 is not valid JSON"):
+        check_requests(source)
+
+
 def test_input_is_read_line_by_line(source: Path) -> None:
     """A wrong line at the end is not seen before its turn, so earlier ones were not held back for it."""
     source.write_text(json.dumps(line("a")) + "\n{}\n")

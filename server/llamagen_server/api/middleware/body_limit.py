@@ -40,9 +40,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise ApiError(
+                415, f"content-encoding is {encoding!r}: bodies must be sent uncompressed", "content-encoding"
+            )
         limit = MAX_IMAGE_BODY.get(route_path(scope), MAX_BODY)
         message = f"the body has more than {limit} bytes"
-        headers = Headers(scope=scope)
         is_form = headers.get("content-type", "").lower().startswith("multipart/")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:

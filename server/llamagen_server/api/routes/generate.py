@@ -15,9 +15,9 @@ from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import IMAGE_ERRORS, events
 from llamagen_server.api.replies import Usage, b64, image_file, image_files, timings
 from llamagen_server.api.sse import Event, stream_events
-from llamagen_server.core.request import ImageRequest, Integer
+from llamagen_server.core.request import Boolean, ImageRequest, Integer
 from llamagen_server.core.results import GeneratedImage, GenerationResult, Preview
-from llamagen_server.image_files.writing import OutputFormat
+from llamagen_server.image_files.writing import OutputFormat, OutputFormatField
 from llamagen_server.pipeline.pipeline import Pipeline
 
 router = APIRouter(tags=["generate"])
@@ -30,13 +30,13 @@ class GenerateRequest(ImageRequest):
         json_schema_extra={"examples": [{"prompt": "a large red circle on a white background", "n": 2, "seed": 7}]}
     )
 
-    output_format: OutputFormat = "png"
+    output_format: OutputFormatField = "png"
     response_format: Literal["b64_json", "codes", "binary"] = Field(
         "b64_json",
         description="codes: the grid of codes and no pixels. binary: the file itself, as with the header "
         "Accept: image/*; n must be 1.",
     )
-    stream: bool = Field(False, description="Send server-sent events while images are generated.")
+    stream: Boolean = Field(False, description="Send server-sent events while images are generated.")
     partial_images: Annotated[Integer, Field(ge=0, le=16)] = Field(
         0, description="Previews of each image in the stream."
     )

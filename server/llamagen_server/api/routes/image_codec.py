@@ -17,7 +17,7 @@ from llamagen_server.api.replies import b64, image_file
 from llamagen_server.core.results import Pixels
 from llamagen_server.image_files.geometry import center_crop
 from llamagen_server.image_files.reading import DATA_URL, decode_base64, read_image_file
-from llamagen_server.image_files.writing import OutputFormat
+from llamagen_server.image_files.writing import OutputFormat, OutputFormatField
 
 router = APIRouter(prefix="/v1/images", tags=["image tokenizer"])
 
@@ -45,7 +45,7 @@ class DecodeImageRequest(BaseModel):
     )
 
     codes: Annotated[list[int], FailFast()] = Field(description="All codes of one image, in raster order.")
-    output_format: OutputFormat = "png"
+    output_format: OutputFormatField = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] = Field(95, description="Quality of webp and jpeg files.")
 
 

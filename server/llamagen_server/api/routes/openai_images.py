@@ -197,15 +197,16 @@ def _size(text: str, side: int, policy: SizePolicy) -> tuple[int, int]:
     """Returns width and height of the images in the reply.
 
     Args:
-        text: "auto" or "WIDTHxHEIGHT".
+        text: "auto" or "WIDTHxHEIGHT", also with X, × or * as some clients write it.
         side: pixels per side of the model's images.
     """
-    if text in ("auto", f"{side}x{side}"):
+    plain = re.sub("[X×*]", "x", text)
+    if plain in ("auto", f"{side}x{side}"):
         return side, side
     if policy == "strict":
         message = f"size is {text!r}, must be 'auto' or '{side}x{side}'; a server with --size-policy resize has others"
         raise ApiError(400, message, "size")
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text, re.ASCII)
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", plain, re.ASCII)
     width, height = map(int, match.groups()) if match else (0, 0)
     if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
         message = f"size is {text!r}, must be 'auto' or WIDTHxHEIGHT, each from {MIN_SIDE} to {MAX_SIDE}"

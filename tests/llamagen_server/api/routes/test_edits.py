@@ -144,7 +144,7 @@ async def test_an_edit_as_json(text_client: httpx.AsyncClient) -> None:
         ({"images": None}, "images is missing"),
         ({"images": [data_url(b"hello")]}, "image is not an image file that can be read"),
         ({"mask": {"image_url": "http://a"}}, "mask.image_url is 'http://a', must be a data URL"),
-        ({"mask": "abc"}, "mask is 'abc'"),
+        ({"mask": "abc"}, "mask.image_url is 'abc', must be a data URL"),
         ({"steps": 3}, "unknown field 'steps'"),
         ({"n": 11}, "n is 11: input should be less than or equal to 10"),
     ],
