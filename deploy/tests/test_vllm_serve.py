@@ -150,5 +150,4 @@ def test_wrong_input_and_missing_keys_get_one_line(vllm_server: VLLMServer) -> N
         assert client.post(path, json=CIRCLE).status_code == 401
     reply = client.post("/v1/images/generations", json={**CIRCLE, "response_format": "url"}, headers=KEY)
     url = reply.json()["data"][0]["url"]
-    assert client.get(url).status_code == 401
-    assert client.get(url, headers=KEY).content.startswith(b"\x89PNG")
+    assert client.get(url).content.startswith(b"\x89PNG")  # an <img> sends no key
