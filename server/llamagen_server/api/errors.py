@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from llamagen_server.api.disconnect import ClientDisconnectedError
+from llamagen_server.api.paths import route_path
 from llamagen_server.core.errors import (
     DeadlineError,
     EngineError,
@@ -108,12 +109,12 @@ def _detail(request: Request, error: HTTPException) -> str:
     """Returns the text of an error outside our routes; a path with a wrong prefix gets the right one."""
     if error.detail == "There was an error parsing the body":  # FastAPI's word for any other fault than bad JSON
         return "the body is not JSON in UTF-8"
-    path = str(request.scope["path"])
+    path, prefix = route_path(request.scope), request.scope.get("root_path", "")
     near = (f"/v1{path}", path.removeprefix("/v1")) if error.status_code in (404, 405) else ()
     for other in near:
-        scope = {**request.scope, "path": other}
+        scope = {**request.scope, "path": prefix + other}
         if other != path and any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
-            return f"{error.detail}; {request.method} {other} exists"
+            return f"{error.detail}; {request.method} {prefix + other} exists"
     return str(error.detail)
 
 

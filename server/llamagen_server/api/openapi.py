@@ -15,6 +15,7 @@ DESCRIPTIONS = {
     401: f"The server requires a key: {HEADERS}.",
     404: "The route, model or image does not exist.",
     413: "The body is too large.",
+    415: "The body is compressed.",
     429: "The server has too much work, or too much of this key; try again after Retry-After seconds.",
     500: "The server failed; its log has the details.",
     503: "The model is loading, the server is stopping, or the engine is gone.",
@@ -42,7 +43,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-IMAGE_ERRORS = errors(400, 404, 413, 429, 503, 504)
+IMAGE_ERRORS = errors(400, 404, 413, 415, 429, 503, 504)
 """Errors of a route that generates images."""
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import HTTPException, Response
+from fastapi import Header, HTTPException, Response
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+IfNoneMatch = Annotated[str, Header()]
+"""A list of tags, each perhaps with W/ before it."""
 
 
 def send_file(folder: Path, name: str, known: str, page_headers: Mapping[str, str]) -> Response:
     """Returns a file of a folder.
 
     Args:
-        known: the request's If-None-Match, a list of tags, each perhaps with W/ before it.
+        known: the request's `IfNoneMatch`.
 
     Raises:
         HTTPException: 404, the folder has no such file of one of `TYPES`.

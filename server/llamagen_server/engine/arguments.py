@@ -83,7 +83,7 @@ def plan_engine(
     """
     from vllm_llamagen.vllm_compat import AsyncEngineArgs, current_platform
 
-    check_frontend_flags(vars(flags), vars(default_flags()))
+    check_frontend_flags(flags)
     check_tensor_parallel(config, flags.tensor_parallel_size)
     args = copy.deepcopy(flags)  # vLLM changes the objects that are in them
     needed = config.max_position_embeddings

@@ -6,8 +6,8 @@ Honoured are ``--served-model-name``, ``--shutdown-timeout``, ``--disable-log-st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import argparse
+from dataclasses import MISSING, fields
 
 _DEFAULTS = "the sampling defaults are those of generation_config.json in the model directory"
 _QUEUE = "--max-in-flight limits the requests"
@@ -32,13 +32,18 @@ REFUSED = {
 """Name of the flag in Python -> what there is in its place."""
 
 
-def check_frontend_flags(flags: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Compares the flags of `REFUSED` with their defaults.
+def check_frontend_flags(flags: argparse.Namespace) -> None:
+    """Compares the flags of `REFUSED` with vLLM's defaults.
 
     Raises:
         ValueError: one was given.
     """
-    for name, instead in REFUSED.items():
-        if name in flags and flags[name] != defaults.get(name):
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is a flag of vLLM's own server and has no effect here: {instead}")
+    from vllm_llamagen.vllm_compat import AsyncEngineArgs
+
+    for field in fields(AsyncEngineArgs):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        unset = (default, "")  # vLLM's parser has "" where its class has None
+        if field.name in REFUSED and getattr(flags, field.name, default) not in unset:
+            flag = field.name.replace("_", "-")
+            message = f"--{flag} is a flag of vLLM's own server and has no effect here: {REFUSED[field.name]}"
+            raise ValueError(message)

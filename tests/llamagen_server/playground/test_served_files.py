@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from llamagen_server.api.middleware.lenient_requests import LenientRequests
 from llamagen_server.api.routes import playground
 from llamagen_server.api.static_files import TYPES
 
@@ -16,6 +17,7 @@ from llamagen_server.api.static_files import TYPES
 def client() -> TestClient:
     app = FastAPI()
     app.include_router(playground.router)
+    app.add_middleware(LenientRequests)
     return TestClient(app)
 
 

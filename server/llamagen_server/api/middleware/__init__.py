@@ -1,1 +1,1 @@
-"""Pure ASGI middleware, outermost first: forwarded, security headers, CORS, access log, tracing, keys, body limit."""
+"""Pure ASGI middleware. `llamagen_server.api.app` has their order."""

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 
 from llamagen_server.api.middleware.security_headers import API_PAGE
-from llamagen_server.api.static_files import send_file
+from llamagen_server.api.static_files import IfNoneMatch, send_file
 
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parents[2] / "api_page"
 SWAGGER_UI = Path(str(files("fastapi_swagger") / "resources"))
 
-IfNoneMatch = Annotated[str, Header()]
 
-
-@router.api_route("/docs", methods=["GET", "HEAD"])
+@router.get("/docs")
 def page(if_none_match: IfNoneMatch = "") -> Response:
     return send_file(FOLDER, "index.html", if_none_match, API_PAGE)
 
 
-@router.api_route("/docs/{name}", methods=["GET", "HEAD"])
+@router.get("/docs/{name}")
 def asset(name: str, if_none_match: IfNoneMatch = "") -> Response:
     folder = FOLDER if name == "start.js" else SWAGGER_UI
     return send_file(folder, name, if_none_match, API_PAGE)

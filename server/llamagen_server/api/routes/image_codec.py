@@ -54,7 +54,7 @@ class DecodeImageResponse(BaseModel):
     output_format: OutputFormat
 
 
-@router.post("/encode", responses=errors(400, 413, 429, 503, 504))
+@router.post("/encode", responses=errors(400, 413, 415, 429, 503, 504))
 async def encode_image(
     body: EncodeImageRequest, request: Request, pipeline: LoadedPipeline, client: Client
 ) -> EncodeImageResponse:
@@ -64,7 +64,7 @@ async def encode_image(
     return EncodeImageResponse(codes=codes, grid=(grid_size, grid_size))
 
 
-@router.post("/decode", responses=errors(400, 413, 429, 503, 504))
+@router.post("/decode", responses=errors(400, 413, 415, 429, 503, 504))
 async def decode_image(
     body: DecodeImageRequest, request: Request, pipeline: LoadedPipeline, client: Client
 ) -> DecodeImageResponse:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 
 from llamagen_server.api.middleware.security_headers import PLAYGROUND
-from llamagen_server.api.static_files import send_file
+from llamagen_server.api.static_files import IfNoneMatch, send_file
 
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parents[2] / "playground"
 
-IfNoneMatch = Annotated[str, Header()]
 
-
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.get("/")
 def page(if_none_match: IfNoneMatch = "") -> Response:
     return send_file(FOLDER, "index.html", if_none_match, PLAYGROUND)
 
 
-@router.api_route("/playground/{name}", methods=["GET", "HEAD"])
+@router.get("/playground/{name}")
 def asset(name: str, if_none_match: IfNoneMatch = "") -> Response:
     return send_file(FOLDER, name, if_none_match, PLAYGROUND)

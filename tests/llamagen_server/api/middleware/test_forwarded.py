@@ -127,3 +127,11 @@ async def test_redirects_keep_the_prefix(text_app: FastAPI, path: str) -> None:
         async with client_at(app) as client:
             reply = await client.get(path, headers=headers)
             assert (reply.status_code, reply.headers["location"]) == (307, expected)
+
+
+@pytest.mark.parametrize("prefix", ["", "/llamagen"])
+async def test_the_hint_at_the_right_path_has_the_prefix(text_app: FastAPI, prefix: str) -> None:
+    app = create_app("tiny", text_app.state.pipeline, root_path="/llamagen")
+    async with client_at(app) as client:
+        reply = await client.post(f"{prefix}/images/generations", json={"prompt": "x"})
+        assert reply.json()["error"]["message"].endswith("; POST /llamagen/v1/images/generations exists")

@@ -1,4 +1,4 @@
-"""Image files: formats, quality, contact sheets."""
+"""Writing image files: formats, quality, contact sheets."""
 
 from __future__ import annotations
 
