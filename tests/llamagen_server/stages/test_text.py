@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 from pathlib import Path
 
 import pytest
 import torch
 
 from llamagen_server.pipeline import build
+from llamagen_server.stages.text import in_own_pages, num_page_bytes
 
 
 async def test_captions_are_encoded_in_a_batch_and_cached(text_model_dir: Path) -> None:
@@ -30,3 +32,13 @@ async def test_captions_are_encoded_in_a_batch_and_cached(text_model_dir: Path) 
             await stage(bad)
     stage.shutdown()
     alone.shutdown()
+
+
+def test_cached_captions_have_memory_of_their_own() -> None:
+    embeds = torch.arange(10.0, dtype=torch.bfloat16).view(2, 5)
+    cached = in_own_pages(embeds)
+    assert torch.equal(cached, embeds)
+    assert cached.dtype == embeds.dtype
+    assert cached.data_ptr() % mmap.PAGESIZE == 0
+    assert num_page_bytes(embeds) == mmap.PAGESIZE
+    assert num_page_bytes(torch.zeros(mmap.PAGESIZE + 1, dtype=torch.uint8)) == 2 * mmap.PAGESIZE
