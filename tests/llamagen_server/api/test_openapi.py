@@ -7,16 +7,27 @@ from typing import Any
 import jsonschema_rs
 import schemathesis
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.schemas import APIOperation
 
 load_all_checks()
 CHECKED = CHECKS.get_by_names(
     ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
 )
 FIELDS = {"message", "type", "param", "code"}
+
+
+@st.composite
+def invalid_cases(draw: st.DrawFn, endpoint: APIOperation) -> Any:
+    try:
+        return draw(endpoint.as_strategy(GenerationMode.NEGATIVE))
+    except ValueError as error:
+        if str(error) != "Unsupported type: 'Binary'":
+            raise
+        reject()  # seldom, schemathesis makes a form with a file and then cannot check it as JSON
 
 
 def test_every_reply_is_a_documented_one(text_app: FastAPI) -> None:
@@ -26,7 +37,7 @@ def test_every_reply_is_a_documented_one(text_app: FastAPI) -> None:
         endpoint = operation.ok()
 
         @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        @given(case=st.one_of(endpoint.as_strategy(), endpoint.as_strategy(GenerationMode.NEGATIVE)))
+        @given(case=st.one_of(endpoint.as_strategy(), invalid_cases(endpoint)))
         def check(case: Any) -> None:
             response = case.call_and_validate(checks=CHECKED)
             statuses.append(response.status_code)
