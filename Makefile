@@ -2,13 +2,14 @@
 VENV := .venv
 BIN := $(VENV)/bin
 CONTAINER := docker
+V2 := VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1
 FAULTS := $(addprefix tests/faults/,engine_ends.py poisoned_request.py vanishing_clients.py overload.py soak.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve image test deploy-test fault-test lint types bench clean runtime dev node
+.PHONY: help serve image test v2-test deploy-test fault-test lint types bench clean runtime dev v2 node
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: MODEL=DIR  ARGS='--port 8080'  DEVICE=cpu|cuda  PYTHON=python3.12 (for a new $(VENV))  CONTAINER=podman"
 
 serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
@@ -19,6 +20,9 @@ image: ## build the container image llamagen-serve:DEVICE (default: cpu) with do
 
 test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM)
 	$(BIN)/python -m pytest $(ARGS)
+
+v2-test: v2 ## run the tests of the model on vLLM's V2 model runner, with Triton's interpreter
+	$(V2) $(BIN)/python -m pytest tests/vllm_llamagen -m engine $(ARGS)
 
 deploy-test: dev ## run the tests of deploy/: chart, alerts, proxy, Ray Serve (needs prometheus and haproxy)
 	$(BIN)/python -m pytest deploy/tests $(ARGS)
@@ -47,6 +51,9 @@ runtime:
 
 dev:
 	@scripts/install.sh $(VENV) "$(DEVICE)" dev
+
+v2: ## install what runs vLLM's V2 model runner on a CPU, for tests (700 MB)
+	@scripts/install.sh $(VENV) "$(DEVICE)" v2
 
 # The copy of package.json is the stamp: it is written when everything in it is installed.
 node:

@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # Makes or updates the virtual environment; does nothing when it is up to date.
 #
-#   scripts/install.sh VENV [DEVICE] [dev]
+#   scripts/install.sh VENV [DEVICE] [dev|v2]
 #
 # DEVICE  cpu or cuda; empty: the environment's DEVICE, else what VENV was made for, else cuda where `nvidia-smi -L` works
 # dev     adds the test and lint tools
+# v2      adds to them what runs vLLM's V2 model runner on a CPU, for tests: Triton (700 MB) and tests/v2_on_cpu
 # PYTHON  (environment) the interpreter a new VENV is made with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TORCH_VERSION=2.13.0
+MIN_DRIVER=580 # NVIDIA's first one for CUDA 13
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 die() { echo "install.sh: $*" >&2; exit 1; }
 say() { echo "[install] $*"; }
 
-venv=${1:?usage: scripts/install.sh VENV [DEVICE] [dev]}
+venv=${1:?usage: scripts/install.sh VENV [DEVICE] [dev|v2]}
 device=${2:-${DEVICE:-}}
-dev=${3:-}
+more=${3:-}
 made_for=$venv/.llamagen-device       # the device of the environment, written when it is made
 unfinished=$venv/.llamagen-unfinished # exists while this script runs: a killed pip can leave half a package
 log=$venv/install.log
@@ -31,14 +33,24 @@ case $device in
     fi ;;
   *) die "DEVICE is '$device', allowed: cpu, cuda" ;;
 esac
-case $dev in "" | dev) ;; *) die "third argument is '$dev', allowed: dev" ;; esac
+case $more in
+  "") parts="runtime" ;;
+  dev) parts="runtime dev" ;;
+  v2) parts="runtime dev v2" ;;
+  *) die "third argument is '$more', allowed: dev, v2" ;;
+esac
+[ "$more $device" != "v2 cuda" ] || die "v2 is for CPUs; on a GPU vLLM runs its V2 model runner by itself"
 
 # A stamp records what was installed completely: device, folder (the editable install points here) and lists.
 fingerprint() { echo "$device $PWD $(cat scripts/install.sh pyproject.toml "$@" | cksum)"; }
 has_stamp() { [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.llamagen-$1" 2>/dev/null)" = "$2" ]; }
 runtime_print=$(fingerprint "requirements/$device.txt")
 dev_print=$(fingerprint "requirements/$device.txt" requirements/dev.txt)
-up_to_date() { has_stamp runtime "$runtime_print" && { [ -z "$dev" ] || has_stamp dev "$dev_print"; }; }
+v2_print=$(fingerprint requirements/v2.txt tests/v2_on_cpu/pyproject.toml)
+up_to_date() {
+  local part name
+  for part in $parts; do name=${part}_print; has_stamp "$part" "${!name}" || return 1; done
+}
 
 if up_to_date; then exit 0; fi
 
@@ -101,7 +113,28 @@ install_cpu() {
   pip_or_die --no-deps -r requirements/cpu.txt
 }
 
+# What a GPU machine needs besides pip's packages. vLLM compiles kernels with Triton when it starts.
+check_cuda() {
+  local driver compiler include python
+  python=$("$venv/bin/python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+  if driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) && [ -n "$driver" ]; then
+    [ "${driver%%.*}" -ge "$MIN_DRIVER" ] 2>/dev/null ||
+      die "the NVIDIA driver is $driver, CUDA 13 needs R$MIN_DRIVER or newer"
+  else
+    say "no NVIDIA driver on this machine; the one that runs the server needs R$MIN_DRIVER or newer"
+  fi
+  for compiler in ${CC:-gcc clang cc ""}; do
+    if command -v "$compiler" >/dev/null 2>&1; then break; fi
+  done
+  [ -n "$compiler" ] && echo 'int main(void) { return 0; }' | "$compiler" -x c -o /dev/null - 2>>"$log" ||
+    die "no working C compiler (${CC:-gcc, clang, cc}), which Triton needs; install one (apt install gcc)"
+  include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+  echo '#include <Python.h>' | "$compiler" -x c -fsyntax-only -I"$include" - 2>>"$log" ||
+    die "Python.h is not in $include, Triton needs it; install the headers (apt install $python-dev)"
+}
+
 install_cuda() {
+  check_cuda
   say "vLLM for CUDA, PyTorch and their libraries (several GB)"
   pip_or_die -r requirements/cuda.txt
 }
@@ -109,6 +142,12 @@ install_cuda() {
 install_dev() {
   say "test and lint tools"
   if [ "$device" = cpu ]; then pip_or_die --no-deps -r requirements/dev.txt; else pip_or_die -r requirements/dev.txt; fi
+}
+
+install_v2() {
+  say "Triton (200 MB) and what stands in for a GPU in tests"
+  pip_or_die --no-deps -r requirements/v2.txt
+  pip_or_die --no-deps --no-build-isolation -e tests/v2_on_cpu
 }
 
 trap 'exit 130' INT TERM HUP # leaves $unfinished
@@ -126,16 +165,18 @@ echo "$device" >"$made_for"
 : >"$log"
 : >"$unfinished"
 if ! has_stamp runtime "$runtime_print"; then
-  rm -f "$venv/.llamagen-runtime" "$venv/.llamagen-dev"
+  rm -f "$venv"/.llamagen-{runtime,dev,v2}
   "install_$device"
   say "llamagen-serve itself"
   pip_or_die --no-deps --no-build-isolation -e .
   echo "$runtime_print" >"$venv/.llamagen-runtime"
 fi
-if [ -n "$dev" ] && ! has_stamp dev "$dev_print"; then
-  rm -f "$venv/.llamagen-dev"
-  install_dev
-  echo "$dev_print" >"$venv/.llamagen-dev"
-fi
+for part in ${parts#runtime}; do
+  name=${part}_print
+  if has_stamp "$part" "${!name}"; then continue; fi
+  rm -f "$venv/.llamagen-$part"
+  "install_$part"
+  echo "${!name}" >"$venv/.llamagen-$part"
+done
 rm -f "$unfinished"
 say "done"

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -142,10 +143,15 @@ def test_an_upward_import_is_found():
 
 
 def test_vllms_modules_are_imported_in_one_place(root):
-    """``from vllm import X`` is vLLM's public API; everything below it goes through vllm_compat."""
+    """``from vllm import X`` is vLLM's public API; everything below it goes through vllm_compat.
+
+    tests/v2_on_cpu replaces a function of vLLM's, in tests, by another of vLLM's.
+    """
     wrong = []
     for folder in ("server", "vllm_plugin", "tokenizer", "tests", "demo", "deploy", "examples", "scripts"):
         for source in (root / folder).rglob("*.py"):
+            if source.is_relative_to(root / "tests" / "v2_on_cpu"):
+                continue
             tree = ast.parse(source.read_text())
             modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)} | {
                 alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
@@ -191,10 +197,13 @@ def test_plugin_import_is_cheap(root):
 def test_make_help_lists_every_documented_target(root):
     done = run("make", "--no-print-directory", root=root, MAKEFLAGS="")
     listed = set(re.findall(r"^  make ([\w-]+)", done.stdout, flags=re.MULTILINE))
-    assert listed == {"help", "serve", "image", "test", "deploy-test", "fault-test", "lint", "types", "bench", "clean"}
+    assert listed == {
+        "help", "serve", "image", "test", "v2-test", "v2", "deploy-test", "fault-test", "lint", "types", "bench",
+        "clean",
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda", "dev"])
+@pytest.mark.parametrize("name", ["cpu", "cuda", "dev", "v2"])
 def test_requirements_hold_no_addresses_or_options(root, name):
     for line in requirement_lines(root, name):
         assert "://" not in line
@@ -202,7 +211,7 @@ def test_requirements_hold_no_addresses_or_options(root, name):
 
 
 def test_pinned_lists_are_complete_pins_in_order(root):
-    for name in ("cpu", "dev"):
+    for name in ("cpu", "dev", "v2"):
         lines = requirement_lines(root, name)
         assert [line for line in lines if not re.match(r"[\w.-]+==[\w.]+( ; .+)?$", line)] == []
         names = [canonical(line.partition("==")[0]) for line in lines]
@@ -247,3 +256,54 @@ def test_a_wrong_setting_of_the_installer_is_one_line(root, tmp_path, env, messa
     assert done.returncode == 1
     assert done.stderr.splitlines() == [message]
     assert not venv.exists()
+
+
+@pytest.fixture
+def gpu_machine(tmp_path):
+    """``gpu_machine(driver, **commands)`` -> environment of the installer; a command is the text of a shell script.
+
+    Its PATH has nothing else but what the installer itself uses. pip downloads nothing: it fails.
+    """
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "cat", "cksum", "cp", "date", "dirname", "flock", "grep", "head", "mkdir", "mv", "rm", "tail"):
+        if path := shutil.which(name):
+            (programs / name).symlink_to(path)
+    (programs / "python3").symlink_to(sys.executable)
+
+    def command(name, script):
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+
+    def environment(driver, **commands):
+        if driver:
+            command("nvidia-smi", f'case "$1" in -L) echo "GPU 0: H200" ;; *) echo {driver} ;; esac')
+        for name, script in commands.items():
+            command(name, script)
+        nothing = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_EXTRA_INDEX_URL": "", "PIP_RETRIES": "0"}
+        return {"PATH": str(programs), "PYTHON": str(programs / "python3"), **nothing}
+
+    return environment
+
+
+COMPILES = "exit 0"
+LACKS_PYTHON_H = 'case "$*" in *-fsyntax-only*) echo "Python.h: No such file" >&2; exit 1 ;; esac'
+
+
+@pytest.mark.parametrize(
+    ("driver", "commands", "message"),
+    [
+        ("550.54.15", {"gcc": COMPILES}, "the NVIDIA driver is 550.54.15, CUDA 13 needs R580 or newer"),
+        ("580.65", {}, "no working C compiler (gcc, clang, cc), which Triton needs; install one (apt install gcc)"),
+        ("580.65", {"gcc": "exit 1"}, "no working C compiler (gcc, clang, cc), which Triton needs; install one"),
+        ("580.65", {"clang": LACKS_PYTHON_H}, "Triton needs it; install the headers (apt install python3."),
+        ("580.65", {"clang": COMPILES}, "pip failed"),  # every check has passed
+        ("", {"gcc": COMPILES}, "pip failed"),  # a login node of a cluster, say
+    ],
+)
+@pytest.mark.slow
+def test_the_installer_checks_a_gpu_machine_before_it_downloads(root, tmp_path, gpu_machine, driver, commands, message):
+    done = run("scripts/install.sh", str(tmp_path / "venv"), "cuda", root=root, **gpu_machine(driver, **commands))
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert len(done.stderr.splitlines()) == 1 or message == "pip failed"
