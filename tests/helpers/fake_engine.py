@@ -18,6 +18,8 @@ class FakeEngine:
 
     def __init__(self, codebook_size: int, num_image_tokens: int) -> None:
         self.max_num_seqs = 256
+        self.resumes_from_prefix = False
+        """Whether noise depends on seed and position alone, as in vLLM's V2 model runner."""
         self.codebook_size = codebook_size
         self.num_image_tokens = num_image_tokens
         self.requests: list[EngineRequest] = []
@@ -70,13 +72,16 @@ class FakeEngine:
             await self.go_on.wait()
         self._count(request)
         condition = request.condition if isinstance(request.condition, int) else tuple(request.condition.shape)
-        noise = random.Random(repr((condition, request.sampling.cfg_scale, seed)))
+        key = repr((condition, request.sampling.cfg_scale, seed))
+        noise = random.Random(key)
         forced = dict(enumerate(request.forced_tokens))
         image = EngineOutput(list(request.prefix_tokens), [], self.queue_seconds)
         for token in range(len(image.codes), self.num_image_tokens):
             if fails and token >= self.error_at:
                 assert self.error is not None
                 raise self.error
+            if self.resumes_from_prefix:
+                noise = random.Random(f"{key} {token}")
             code = noise.randrange(self.codebook_size)
             is_sampled = forced.get(token, -1) < 0
             image.codes.append(code if is_sampled else forced[token])

@@ -18,6 +18,7 @@ class MortalEngine(FakeEngine):
 
     def __init__(self, starter: FakeStarter) -> None:
         super().__init__(512, starter.num_image_tokens)
+        self.resumes_from_prefix = starter.resumes_from_prefix
         self.starter = starter
         self.hangs = False
         self.computing = False
@@ -59,6 +60,7 @@ class FakeStarter:
     def __init__(self, num_image_tokens: int = 64) -> None:
         self.num_image_tokens = num_image_tokens
         self.engines: list[MortalEngine] = []
+        self.resumes_from_prefix = False
         self.poison: set[int] = set()
         """Seeds of requests that kill their engine."""
         self.deaths: set[int] = set()

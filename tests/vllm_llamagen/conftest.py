@@ -1,15 +1,20 @@
-"""vLLM engines in this process, so that tests can reach the model."""
+"""vLLM engines in this process, so that tests can reach the model; the golden models on them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers.golden import Golden, StartEngine, open_golden
 from vllm import LLM
 
 from vllm_llamagen.config import LlamaGenConfig
+
+# They need vLLM's V2 model runner: `make v2-test`.
+collect_ignore = [] if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1" else ["v2"]
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,23 @@ def start_engine() -> Iterator[Callable[..., LLM]]:
     yield start
     for engine in engines:
         engine.llm_engine.engine_core.shutdown()
+
+
+@pytest.fixture(scope="session")
+def class_model(start_engine: StartEngine, class_model_dir: Path, golden_dir: Path) -> Golden:
+    return open_golden(start_engine, "tiny_c2i", class_model_dir, golden_dir / "expected.safetensors")
+
+
+@pytest.fixture(scope="session")
+def hd100_model(start_engine: StartEngine, hd100_model_dir: Path, golden_dir: Path) -> Golden:
+    return open_golden(start_engine, "tiny_c2i_hd100", hd100_model_dir, golden_dir / "expected.safetensors")
+
+
+@pytest.fixture(scope="session")
+def text_model(start_engine: StartEngine, text_model_dir: Path, golden_dir: Path) -> Golden:
+    return open_golden(start_engine, "tiny_t2i", text_model_dir, golden_dir / "expected.safetensors")
+
+
+@pytest.fixture(scope="session")
+def gqa_model(start_engine: StartEngine, gqa_model_dir: Path, golden_dir: Path) -> Golden:
+    return open_golden(start_engine, "tiny_c2i_gqa", gqa_model_dir, golden_dir / "expected_gqa.safetensors")

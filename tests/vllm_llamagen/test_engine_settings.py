@@ -62,14 +62,16 @@ def test_the_model_runner_decides_the_processor() -> None:
     config: Any = SimpleNamespace(
         model_config=model,
         use_v2_model_runner=True,
+        speculative_config=None,
         parallel_config=SimpleNamespace(tensor_parallel_size=1, worker_extension_cls=""),
         scheduler_config=SimpleNamespace(verify_max_model_len=lambda length: None),
     )
     LlamaGenSettings.verify_and_update_config(config)
-    assert model.logits_processors == ["vllm_llamagen.runner_v2:GuidanceV2"]
-    model.hf_config.condition = "text"
-    with pytest.raises(ValueError, match="text models need vLLM's V1 model runner: set VLLM_USE_V2_MODEL_RUNNER=0"):
-        LlamaGenSettings.verify_and_update_config(config)
+    assert model.logits_processors == ["vllm_llamagen.admission:AdmissionV2"]
+    assert model.hf_config.head_dtype == "float32"
+    model.hf_config.head_dtype = "model"  # as --hf-overrides sets it
+    LlamaGenSettings.verify_and_update_config(config)
+    assert model.hf_config.head_dtype == "model"
 
 
 def test_a_number_of_workers_that_cannot_share_the_heads_is_refused(class_model_dir: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from vllm import SamplingParams
 
-from vllm_llamagen.guidance import Guidance, check_params, force_tokens, mix_branches
+from vllm_llamagen.admission import check_params
+from vllm_llamagen.guidance import Guidance, force_tokens, mix_branches, pad_vocab
 
 CODES, VOCAB = 6, 8
 
@@ -21,7 +22,7 @@ def params(**extra_args: Any) -> SamplingParams:
 def test_mixing_is_the_formula_and_hides_conditions() -> None:
     torch.manual_seed(0)
     logits = torch.randn(3, 2 * CODES)
-    mixed = mix_branches(logits, torch.tensor([4.0, 1.0, 0.0]), VOCAB)
+    mixed = pad_vocab(mix_branches(logits, torch.tensor([4.0, 1.0, 0.0])), VOCAB)
     conditional, unconditional = logits[:, :CODES], logits[:, CODES:]
     torch.testing.assert_close(mixed[0, :CODES], (unconditional + 4 * (conditional - unconditional))[0])
     assert torch.equal(mixed[1, :CODES], conditional[1])
@@ -32,7 +33,14 @@ def test_mixing_is_the_formula_and_hides_conditions() -> None:
 
 def test_mixing_is_float32_for_bfloat16_logits() -> None:
     logits = torch.randn(1, 2 * CODES).bfloat16()
-    assert mix_branches(logits, torch.tensor([7.5]), VOCAB).dtype == torch.float32
+    assert mix_branches(logits, torch.tensor([7.5])).dtype == torch.float32
+
+
+def test_mixing_hidden_states_gives_the_mixed_logits() -> None:
+    torch.manual_seed(0)
+    head, hidden, scale = torch.randn(CODES, 16), torch.randn(3, 2, 16), torch.tensor([4.0, 1.0, 0.0])
+    logits = mix_branches((hidden @ head.T).flatten(1), scale)
+    torch.testing.assert_close(mix_branches(hidden.flatten(1), scale) @ head.T, logits)
 
 
 @pytest.mark.parametrize(

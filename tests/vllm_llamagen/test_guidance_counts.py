@@ -19,7 +19,7 @@ from vllm_llamagen import guidance_counts
 from vllm_llamagen.guidance import mix_branches, pad_vocab
 from vllm_llamagen.guidance_counts import EXTENSION, GuidanceCounts, ImageGuidance
 from vllm_llamagen.runner_v1 import GuidanceV1, UnguidedV1
-from vllm_llamagen.runner_v2 import GuidanceV2, UnguidedV2
+from vllm_llamagen.runner_v2 import GuidanceV2
 from vllm_llamagen.vllm_compat import BatchUpdate
 
 CODES, VOCAB, TOKENS = 6, 8, 16
@@ -63,39 +63,34 @@ class RunnerV1:
 
 
 class RunnerV2:
-    """Steps a processor as vLLM's V2 runner does."""
+    """Steps `GuidanceV2` as vLLM's V2 runner does."""
 
-    def __init__(self, processor: type[GuidanceV2] = GuidanceV2) -> None:
-        ones = SimpleNamespace(np=np.ones(4, dtype=np.int32), gpu=torch.ones(4, dtype=torch.int64))
-        prefill = SimpleNamespace(np=np.ones(4, dtype=np.int32))
-        self.states: Any = SimpleNamespace(max_num_reqs=4, device=CPU, prompt_len=ones, prefill_len=prefill)
-        self.processor = processor(CONFIG, self.states)
+    def __init__(self, branches: int = 2) -> None:
+        fields = {**vars(MODEL.hf_config), "cfg_branches": branches}
+        model = SimpleNamespace(hf_config=SimpleNamespace(**fields), try_get_generation_config=dict)
+        config: Any = SimpleNamespace(model_config=model, scheduler_config=SimpleNamespace(max_num_seqs=4))
+        self.guidance = GuidanceV2(config, CPU)
 
     def enter(self, *requests: dict[str, Any], sampled: int = 0) -> None:
         self.slots, self.sampled = np.arange(len(requests)), sampled
-        self.states.prefill_len.np[:] = 1 + sampled
         for slot, args in enumerate(requests):
-            self.processor.add_request(slot, SamplingParams(extra_args=args))
-        self.processor.apply_staged_writes()
+            self.guidance.enter(slot, SamplingParams(extra_args=args), prompt_len=1, done=sampled)
+        self.guidance.write()
 
-    def step(self, width: int = 2 * CODES) -> None:
-        ctx: Any = SimpleNamespace(
-            expanded_idx_mapping=torch.from_numpy(self.slots),
-            pos=torch.full((len(self.slots),), self.sampled),
-            idx_mapping_np=self.slots,
-            seq_lens_upper_bound_np=np.full(len(self.slots), 1 + self.sampled),
-        )
-        self.processor.apply(torch.zeros(len(self.slots), width), ctx)
-        self.sampled += 1
+    def step(self, guessed: int = 0, accepted: int = 0) -> None:
+        """Samples a token, and ``accepted`` of the ``guessed`` ones after it."""
+        n = len(self.slots)
+        self.guidance.note(self.slots, np.full(n, 1 + self.sampled + guessed), np.full(n, 1 + guessed))
+        self.sampled += 1 + accepted
 
 
 Runner = RunnerV1 | RunnerV2
 both_runners = pytest.mark.parametrize("start", [RunnerV1, RunnerV2])
 
 
-def run(runner: Runner, steps: int = TOKENS) -> None:
+def run(runner: Runner, steps: int = TOKENS, width: int = 2 * CODES) -> None:
     for _ in range(steps):
-        runner.step()
+        runner.step(width) if isinstance(runner, RunnerV1) else runner.step()
 
 
 @both_runners
@@ -121,17 +116,13 @@ def test_an_image_that_resumes_after_a_preemption_counts_once(
     assert (counts.guided, counts.unguided) == (1, 0)
 
 
-@both_runners
 def test_a_request_that_drops_out_of_the_table_is_found(
-    start: Callable[[], Runner], counts: GuidanceCounts, caplog: pytest.LogCaptureFixture
+    counts: GuidanceCounts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runner = start()
+    runner = RunnerV1()
     runner.enter(GUIDED, GUIDED)
     run(runner, 5)
-    table: dict[int, Any] = (
-        runner.processor.requests if isinstance(runner, RunnerV1) else runner.processor.images  # type: ignore[assignment]
-    )
-    del table[1]
+    del runner.processor.requests[1]
     run(runner, 5)
     assert (counts.guided, counts.unguided) == (2, 1)
     assert [record.message for record in caplog.records] == [
@@ -139,12 +130,11 @@ def test_a_request_that_drops_out_of_the_table_is_found(
     ]
 
 
-@both_runners
-def test_a_step_without_mixing_is_found(start: Callable[[], Runner], counts: GuidanceCounts) -> None:
-    runner = start()
+def test_a_step_without_mixing_is_found(counts: GuidanceCounts) -> None:
+    runner = RunnerV1()
     runner.enter(GUIDED, PLAIN)
     run(runner, 5)
-    runner.processor.mix = lambda logits, *_: pad_vocab(logits[:, :CODES], VOCAB)  # type: ignore[method-assign]
+    runner.processor.mix = lambda logits, rows: pad_vocab(logits[:, :CODES], VOCAB)  # type: ignore[method-assign]
     run(runner, 1)
     del runner.processor.mix  # type: ignore[attr-defined]
     run(runner, 5)
@@ -161,25 +151,31 @@ def test_a_sampler_that_never_calls_the_processor_is_found(counts: GuidanceCount
 
 def test_scales_that_never_reach_the_device_are_found(counts: GuidanceCounts) -> None:
     runner = RunnerV2()
-    runner.processor.apply_staged_writes = lambda: None  # type: ignore[method-assign]
+    runner.guidance.write = lambda: None  # type: ignore[method-assign]
     runner.enter(GUIDED, PLAIN)
     run(runner)
     assert (counts.guided, counts.conditional, counts.unguided) == (0, 1, 1)
 
 
-@both_runners
-def test_logits_of_one_branch_are_found(start: Callable[[], Runner], counts: GuidanceCounts) -> None:
-    runner = start()
+def test_tokens_that_were_guessed_ahead_count_as_one_image(counts: GuidanceCounts) -> None:
+    runner = RunnerV2()
+    runner.enter(GUIDED, PLAIN)
+    for accepted in (0, 3, 1, 0, 2):
+        runner.step(guessed=3, accepted=accepted)
+    assert (counts.guided, counts.conditional, counts.unguided) == (1, 1, 0)
+
+
+def test_logits_of_one_branch_are_found(counts: GuidanceCounts) -> None:
+    runner = RunnerV1()
     runner.enter(GUIDED, GUIDED)
     runner.step(width=CODES)
     assert (counts.guided, counts.unguided) == (0, 2)
 
 
-@pytest.mark.parametrize("runner", [RunnerV1(UnguidedV1), RunnerV2(UnguidedV2)], ids=["V1", "V2"])
+@pytest.mark.parametrize("runner", [RunnerV1(UnguidedV1), RunnerV2(branches=1)], ids=["V1", "V2"])
 def test_an_engine_with_one_branch_guides_nothing(runner: Runner, counts: GuidanceCounts) -> None:
     runner.enter(PLAIN, GUIDED)  # the second would be refused at admission
-    for _ in range(TOKENS):
-        runner.step(width=CODES)
+    run(runner, width=CODES)
     assert (counts.guided, counts.conditional, counts.unguided) == (0, 1, 1)
 
 
@@ -248,5 +244,5 @@ def test_counting_takes_a_small_part_of_a_step(counts: GuidanceCounts) -> None:
         runner.processor.update_state(None)
         return runner.processor.apply(logits)
 
-    counting = seconds(step) - seconds(lambda: mix_branches(logits, scale, VOCAB))
+    counting = seconds(step) - seconds(lambda: pad_vocab(mix_branches(logits, scale), VOCAB))
     assert counting < 0.0005, f"{counting * 1e6:.0f} µs"  # 0.05 ms is 1 %; a shared machine may be ten times slower

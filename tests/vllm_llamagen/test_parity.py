@@ -3,112 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from tests.helpers.golden import Golden, StartEngine
 from torch import Tensor
-from vllm import LLM, SamplingParams
+from vllm import SamplingParams
 
-from vllm_llamagen import runner_v1
-from vllm_llamagen.caption_projection import CaptionProjection
-from vllm_llamagen.config import LlamaGenConfig
-from vllm_llamagen.guidance import Guidance
+from vllm_llamagen import runner_v1, runner_v2
+from vllm_llamagen.guidance import Guidance, mix_branches
 from vllm_llamagen.vllm_compat import LinearBase, VLLMValidationError
 
 pytestmark = pytest.mark.engine
-
-StartEngine = Callable[..., LLM]
-
-
-@dataclass
-class Golden:
-    """A golden model on vLLM, and the results of the official code for it."""
-
-    llm: LLM
-    config: LlamaGenConfig
-    expected: dict[str, Tensor]
-    projection: CaptionProjection | None
-
-    def prompt(self, i: int, codes: Tensor | None = None) -> dict[str, Any]:
-        """The i-th condition of the reference run, followed by prefix tokens."""
-        prefix = [] if codes is None else codes.tolist()
-        if self.projection is None:
-            return {"prompt_token_ids": [self.config.codebook_size + int(self.expected["class_ids"][i]), *prefix]}
-        n = int(self.expected["n_valid"][i])
-        embeds = self.projection(self.expected["caption_embs_raw"][i, :n])
-        if not prefix:
-            return {"prompt_embeds": embeds}
-        return {
-            "prompt_embeds": torch.cat([embeds, embeds.new_zeros(len(prefix), embeds.shape[1])]),
-            "prompt_token_ids": [self.config.codebook_size] * n + prefix,
-            "prompt_is_token_ids": [False] * n + [True] * len(prefix),
-        }
-
-    def wrong_tokens(self) -> int:
-        """Runs every reference sequence, all scales and conditions in one batch; counts tokens that differ."""
-        prompts, params, wanted = [], [], []
-        for name, sequences in self.expected.items():
-            if not (match := re.fullmatch(r"greedy\.cfg([\d.]+?)(?:_interval(\d+))?", name)):
-                continue
-            guidance = {"cfg_scale": float(match[1]), "cfg_interval": int(match[2] or -1)}
-            for i, sequence in enumerate(sequences):
-                prompts.append(self.prompt(i))
-                params.append(
-                    SamplingParams(temperature=0, max_tokens=len(sequence), detokenize=False, extra_args=guidance)
-                )
-                wanted.append(sequence)
-        assert len(prompts) >= 6
-        self.llm.reset_prefix_cache()
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        got = torch.tensor([output.outputs[0].token_ids for output in outputs])
-        return int((got != torch.stack(wanted)).sum())
-
-    def logits(self, i: int, steps: list[int], scale: float) -> Tensor:
-        """Logits of image tokens ``steps`` of condition i after the reference codes before them, [steps, codebook]."""
-        codes = self.expected["codes"][i]
-        params = SamplingParams(
-            temperature=0, max_tokens=1, logprobs=-1, detokenize=False, extra_args={"cfg_scale": scale}
-        )
-        outputs = self.llm.generate([self.prompt(i, codes[:t]) for t in steps], params, use_tqdm=False)
-        rows = [output.outputs[0].logprobs[0] for output in outputs]
-        return torch.tensor([[row[code].logprob for code in range(self.config.codebook_size)] for row in rows])
-
-
-def open_golden(start_engine: StartEngine, name: str, model_dir: Path, expected_file: Path) -> Golden:
-    tensors = load_file(expected_file)
-    expected = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-    config = LlamaGenConfig.from_pretrained(model_dir)
-    projection = None
-    if config.condition == "text":
-        weights = {k: t.float() for k, t in load_file(model_dir / "model.safetensors").items()}
-        projection = CaptionProjection(config, weights)
-    return Golden(start_engine(model_dir), config, expected, projection)
-
-
-@pytest.fixture(scope="module")
-def class_model(start_engine: StartEngine, class_model_dir: Path, golden_dir: Path) -> Golden:
-    return open_golden(start_engine, "tiny_c2i", class_model_dir, golden_dir / "expected.safetensors")
-
-
-@pytest.fixture(scope="module")
-def hd100_model(start_engine: StartEngine, hd100_model_dir: Path, golden_dir: Path) -> Golden:
-    return open_golden(start_engine, "tiny_c2i_hd100", hd100_model_dir, golden_dir / "expected.safetensors")
-
-
-@pytest.fixture(scope="module")
-def text_model(start_engine: StartEngine, text_model_dir: Path, golden_dir: Path) -> Golden:
-    return open_golden(start_engine, "tiny_t2i", text_model_dir, golden_dir / "expected.safetensors")
-
-
-@pytest.fixture(scope="module")
-def gqa_model(start_engine: StartEngine, gqa_model_dir: Path, golden_dir: Path) -> Golden:
-    return open_golden(start_engine, "tiny_c2i_gqa", gqa_model_dir, golden_dir / "expected_gqa.safetensors")
 
 
 def assert_logits(model: Golden) -> None:
@@ -264,10 +173,8 @@ class TestMutations:
     """The parity test fails when guidance, the rotary table or the unconditional embedding is broken on purpose."""
 
     def test_guidance_ignored(self, class_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-        mix = runner_v1.mix_branches
-        monkeypatch.setattr(
-            runner_v1, "mix_branches", lambda logits, scale, size: mix(logits, torch.ones_like(scale), size)
-        )
+        runner = runner_v2 if class_model.llm.llm_engine.vllm_config.use_v2_model_runner else runner_v1
+        monkeypatch.setattr(runner, "mix_branches", lambda rows, scale: mix_branches(rows, torch.ones_like(scale)))
         assert class_model.wrong_tokens() > 0
 
     def test_interval_off_by_one(self, class_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from vllm import SamplingParams
 
+from vllm_llamagen.admission import AdmissionV2, UnguidedAdmissionV2
 from vllm_llamagen.checks import check_engine
 from vllm_llamagen.runner_v1 import GuidanceV1, UnguidedV1
 from vllm_llamagen.runner_v2 import GuidanceV2
@@ -18,7 +21,14 @@ from vllm_llamagen.vllm_compat import BatchUpdate, MoveDirectionality
 CODES, VOCAB = 6, 8
 
 
-def vllm_config(branches: int = 2, cfg_scale: float | None = None, workers: int = 1, **model: Any) -> Any:
+def vllm_config(
+    branches: int = 2,
+    cfg_scale: float | None = None,
+    workers: int = 1,
+    v2: bool = False,
+    window_method: str | None = None,
+    **model: Any,
+) -> Any:
     generation = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
     fields = {
         "hf_config": SimpleNamespace(
@@ -32,7 +42,9 @@ def vllm_config(branches: int = 2, cfg_scale: float | None = None, workers: int 
     return SimpleNamespace(
         model_config=SimpleNamespace(**fields),
         parallel_config=SimpleNamespace(tensor_parallel_size=workers),
-        use_v2_model_runner=False,
+        scheduler_config=SimpleNamespace(max_num_seqs=4),
+        speculative_config=SimpleNamespace(method=window_method) if window_method else None,
+        use_v2_model_runner=v2,
     )
 
 
@@ -99,60 +111,67 @@ def test_v1_forces_tokens_and_continues_images() -> None:
 
 
 def v2(**config: Any) -> GuidanceV2:
-    states = SimpleNamespace(
-        max_num_reqs=4,
-        device=torch.device("cpu"),
-        prompt_len=on_both([1, 1, 5, 17]),
-        prefill_len=on_both([1, 1, 5, 17]),
-    )
-    return GuidanceV2(vllm_config(**config), states)
+    return GuidanceV2(vllm_config(**config), torch.device("cpu"))
 
 
-def on_both(values: list[int]) -> SimpleNamespace:
-    """Numbers that the V2 runner has on the host and on the device."""
-    return SimpleNamespace(np=np.array(values), gpu=torch.tensor(values))
-
-
-def context(slots: list[int], pos: list[int]) -> SimpleNamespace:
-    """A step of the V2 runner: the slot of each row, and the position of the token that it reads."""
-    return SimpleNamespace(
-        expanded_idx_mapping=torch.tensor(slots),
-        pos=torch.tensor(pos),
-        idx_mapping_np=np.array(slots),
-        seq_lens_upper_bound_np=np.array(pos) + 1,
-    )
+def v2_logits(guidance: GuidanceV2, slots: list[int], positions: list[int]) -> Tensor:
+    """The logits of a step's rows. Hidden states are 1 in the conditional branch and 0 in the other, as are logits."""
+    guidance.begin(torch.tensor(slots), torch.tensor(positions), np.array(slots))
+    hidden = torch.cat([torch.ones(len(slots), CODES), torch.zeros(len(slots), CODES)], dim=1)
+    return guidance.logits(hidden, lambda mixed: mixed)
 
 
 def test_v2_reads_slots_and_positions() -> None:
-    processor = v2()
-    for slot, args in enumerate([{"cfg_scale": 4.0}, {"cfg_scale": 2.0, "cfg_interval": 1}, {"cfg_scale": 0.5}]):
-        assert processor.add_request(slot, params(**args))
-    processor.apply_staged_writes()
-    logits = torch.cat([torch.ones(4, CODES), torch.zeros(4, CODES)], dim=1)
+    guidance = v2()
+    arguments = [{"cfg_scale": 4.0}, {"cfg_scale": 2.0, "cfg_interval": 1}, {"cfg_scale": 0.5}]
+    for slot, (args, prompt_len) in enumerate(zip(arguments, [1, 1, 5], strict=True)):
+        guidance.enter(slot, params(**args), prompt_len, done=0)
+    guidance.write()
     # rows: slot 1 at image token 2 (guided), slot 1 at token 3 (not any more), slot 0, slot 2 at its first token
-    ctx = context([1, 1, 0, 2], [2, 3, 40, 4])
-    assert processor.apply(logits, ctx)[:, 0].tolist() == [2.0, 1.0, 4.0, 0.5]
-    processor.add_request(1, SamplingParams())  # the slot's next occupant
-    processor.apply_staged_writes()
-    assert processor.apply(logits, ctx)[:, 0].tolist() == [1.0, 1.0, 4.0, 0.5]
+    rows = [1, 1, 0, 2], [2, 3, 40, 4]
+    logits = v2_logits(guidance, *rows)
+    assert logits[:, 0].tolist() == [2.0, 1.0, 4.0, 0.5]
+    assert logits[:, CODES:].eq(-math.inf).all()
+    guidance.enter(1, SamplingParams(), prompt_len=1, done=0)  # the slot's next occupant
+    guidance.write()
+    assert v2_logits(guidance, *rows)[:, 0].tolist() == [1.0, 1.0, 4.0, 0.5]
 
 
 def test_v2_forces_tokens_and_continues_images() -> None:
-    processor = v2()
-    processor.add_request(2, params(cfg_scale=4.0, cfg_interval=3, start_index=4, forced_tokens=[-1] * 4 + [2]))
-    processor.apply_staged_writes()
-    logits = torch.cat([torch.ones(2, CODES), torch.zeros(2, CODES)], dim=1)
-    # slot 2 has a prompt of 5: its rows are image tokens 4 (forced, guided) and 5 (sampled, after the interval)
-    ctx = context([2, 2], [4, 5])
-    rows = processor.apply(logits, ctx)
+    guidance = v2()
+    args = {"cfg_scale": 4.0, "cfg_interval": 3, "start_index": 4, "forced_tokens": [-1] * 4 + [2]}
+    guidance.enter(2, params(**args), prompt_len=5, done=0)
+    guidance.write()
+    # its rows are image tokens 4 (forced, guided) and 5 (sampled, after the interval)
+    rows = v2_logits(guidance, [2, 2], [4, 5])
     assert rows[0].isfinite().nonzero().flatten().tolist() == [2]
     assert rows.max(dim=1).values.tolist() == [4.0, 1.0]
+
+
+def test_v2_refuses_rows_that_were_not_announced() -> None:
+    guidance = v2()
+    v2_logits(guidance, [0], [0])
+    with pytest.raises(RuntimeError, match="they would not be guided"):
+        guidance.logits(torch.zeros(1, 2 * CODES), lambda mixed: mixed)
+    guidance.begin(torch.tensor([0, 1]), torch.tensor([0, 0]), np.array([0, 1]))
+    with pytest.raises(RuntimeError, match="they would not be guided"):
+        guidance.logits(torch.zeros(1, 2 * CODES), lambda mixed: mixed)
 
 
 def test_a_single_branch_refuses_guidance() -> None:
     UnguidedV1.validate_params(params(cfg_scale=1.0))
     with pytest.raises(ValueError, match="cfg_scale is 4.0, must be 1: this server runs without guidance"):
         UnguidedV1.validate_params(params(cfg_scale=4.0))
+
+
+def test_the_v2_runner_asks_for_admission() -> None:
+    for admission, scale in ((AdmissionV2, -1.0), (UnguidedAdmissionV2, 4.0)):
+        with pytest.raises(ValueError, match="cfg_scale is"):
+            admission.validate_params(params(cfg_scale=scale))
+        processor = admission(vllm_config(), None)
+        assert not processor.add_request(0, SamplingParams())
+        logits = torch.zeros(1, VOCAB)
+        assert processor.apply(logits, None) is logits
 
 
 def test_an_engine_that_would_lose_guidance_is_refused() -> None:
@@ -163,6 +182,15 @@ def test_an_engine_that_would_lose_guidance_is_refused() -> None:
         check_engine(vllm_config(branches=1))
     with pytest.raises(ValueError, match="--logprobs-mode processed_logprobs"):
         check_engine(vllm_config(logprobs_mode="raw_logprobs"))
+
+
+def test_speculative_decoding_is_a_decode_window_or_refused() -> None:
+    v2 = {"v2": True, "logits_processors": ["vllm_llamagen.admission:AdmissionV2"]}
+    check_engine(vllm_config(**v2, window_method="ngram_gpu"))
+    with pytest.raises(ValueError, match="has the method eagle, must be ngram_gpu"):
+        check_engine(vllm_config(**v2, window_method="eagle"))
+    with pytest.raises(ValueError, match="a decode window needs vLLM's V2 model runner"):
+        check_engine(vllm_config(window_method="ngram_gpu"))
 
 
 def test_workers_that_cannot_share_the_heads_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_llamagen.config import LlamaGenConfig
@@ -10,10 +10,24 @@ if TYPE_CHECKING:
 
 _PROCESSORS = {
     (1, False): "vllm_llamagen.runner_v1:UnguidedV1",
-    (1, True): "vllm_llamagen.runner_v2:UnguidedV2",
+    (1, True): "vllm_llamagen.admission:UnguidedAdmissionV2",
     (2, False): "vllm_llamagen.runner_v1:GuidanceV1",
-    (2, True): "vllm_llamagen.runner_v2:GuidanceV2",
+    (2, True): "vllm_llamagen.admission:AdmissionV2",
 }
+
+
+WINDOW_METHOD = "ngram_gpu"
+"""The method of vLLM's speculative decoding that `decode_window` takes over."""
+
+
+def window_config(window: int) -> dict[str, Any]:
+    """Returns vLLM's ``speculative_config`` argument for ``window`` guessed tokens in a step."""
+    return {
+        "method": WINDOW_METHOD,
+        "num_speculative_tokens": window,
+        "prompt_lookup_min": 1,
+        "prompt_lookup_max": 1,
+    }
 
 
 def logits_processor(cfg_branches: int, v2_model_runner: bool) -> str:
@@ -39,20 +53,25 @@ def check_engine(vllm_config: VllmConfig) -> None:
     """Refuses an engine that would sample without guidance, or whose workers cannot share the heads.
 
     Raises:
-        ValueError: the matching logits processor is not configured, log-probabilities would be computed before it, a
-            text model would run on the V2 model runner, or as `check_tensor_parallel`.
+        ValueError: the matching logits processor is not configured, log-probabilities would be computed before it,
+            speculative decoding is not that of `decode_window`, or as `check_tensor_parallel`.
     """
     model_config = vllm_config.model_config
     check_tensor_parallel(model_config.hf_config, vllm_config.parallel_config.tensor_parallel_size)
-    if vllm_config.use_v2_model_runner and model_config.hf_config.condition == "text":
-        # The V2 runner forgets which prompt positions are text when a request is resumed or has prefix tokens.
-        raise ValueError("text models need vLLM's V1 model runner: set VLLM_USE_V2_MODEL_RUNNER=0")
     needed = logits_processor(model_config.hf_config.cfg_branches, vllm_config.use_v2_model_runner)
     configured = [
         p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in model_config.logits_processors or ()
     ]
     if needed not in configured:
         raise ValueError(f"LlamaGen needs its guidance in the sampler: start vLLM with --logits-processors {needed}")
+    if speculative := vllm_config.speculative_config:
+        if speculative.method != WINDOW_METHOD:
+            raise ValueError(
+                f"--speculative-config has the method {speculative.method}, must be {WINDOW_METHOD} (a decode window): "
+                "with others, images do not follow from their seeds"
+            )
+        if not vllm_config.use_v2_model_runner:
+            raise ValueError("a decode window needs vLLM's V2 model runner, which runs on GPUs: leave it out here")
     if not model_config.logprobs_mode.startswith("processed"):
         raise ValueError(
             f"logprobs_mode is {model_config.logprobs_mode}, which ignores guidance: "

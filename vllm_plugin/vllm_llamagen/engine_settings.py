@@ -32,6 +32,8 @@ class LlamaGenSettings(VerifyAndUpdateConfig):
         ours = logits_processor(model.hf_config.cfg_branches, vllm_config.use_v2_model_runner)
         # First, so that other processors see mixed logits.
         model.logits_processors = [ours, *(p for p in model.logits_processors or [] if p != ours)]
+        if vllm_config.use_v2_model_runner and getattr(model.hf_config, "head_dtype", None) is None:
+            model.hf_config.head_dtype = "float32"  # of mixed hidden states: a large scale would magnify rounding
         if model.logprobs_mode.startswith("raw"):
             model.logprobs_mode = "processed_logprobs"
         parallel = vllm_config.parallel_config

@@ -97,62 +97,24 @@ def _is_number(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-NEUTRAL_PARAMS: dict[str, Any] = {
-    "allowed_token_ids": None,
-    "bad_words": [],
-    "frequency_penalty": 0.0,
-    "logit_bias": None,
-    "logprob_token_ids": None,
-    "min_tokens": 0,
-    "presence_penalty": 0.0,
-    "prompt_logprob_token_ids": None,
-    "prompt_logprobs": None,
-    "repetition_penalty": 1.0,
-    "structured_outputs": None,
-}
-"""Sampling parameters that must keep these values: vLLM applies them before guidance, or they mean nothing here."""
+def mix_branches(rows: Tensor, scale: Tensor) -> Tensor:
+    """Mixes the two branches of every row in float32: their logits, or their last hidden states.
 
-
-def check_params(params: SamplingParams) -> None:
-    """Checks a request at admission.
-
-    Raises:
-        ValueError: guidance is malformed, or the request sets one of `NEUTRAL_PARAMS`.
-    """
-    Guidance.from_params(params, Guidance())
-    for name, neutral in NEUTRAL_PARAMS.items():
-        if (value := getattr(params, name)) not in (neutral, None):
-            raise ValueError(f"{name} is {value!r}; LlamaGen does not support it, leave it out")
-
-
-def check_unguided_params(params: SamplingParams) -> None:
-    """Checks a request to an engine with one branch (``cfg_branches: 1``), which cannot guide.
-
-    Raises:
-        ValueError: as `check_params`, or the request asks for guidance.
-    """
-    check_params(params)
-    if (scale := Guidance.from_params(params, Guidance()).scale) != 1:
-        raise ValueError(f"cfg_scale is {scale}, must be 1: this server runs without guidance (cfg_branches 1)")
-
-
-def mix_branches(logits: Tensor, scale: Tensor, vocab_size: int) -> Tensor:
-    """Mixes the two branches of every row in float32.
+    The head is linear and has no bias, so both give the same logits.
 
     Args:
-        logits: [n, 2 * codebook_size], any float dtype, conditional branch first.
+        rows: [n, 2 * width], any float dtype, conditional branch first.
         scale: [n], float32.
-        vocab_size: width of the result. The ids after the codebook are conditions and can never be sampled.
 
     Returns:
-        [n, vocab_size], float32.
+        [n, width], float32.
     """
-    conditional, unconditional = logits.float().chunk(2, dim=-1)
-    return pad_vocab(torch.lerp(unconditional, conditional, scale[:, None]), vocab_size)
+    conditional, unconditional = rows.float().chunk(2, dim=-1)
+    return torch.lerp(unconditional, conditional, scale[:, None])
 
 
 def pad_vocab(logits: Tensor, vocab_size: int) -> Tensor:
-    """Pads logits [n, codebook_size] with -inf to [n, vocab_size]."""
+    """Pads logits [n, codebook_size] with -inf to [n, vocab_size]: the ids after the codebook are never sampled."""
     return torch.nn.functional.pad(logits, (0, vocab_size - logits.shape[-1]), value=-math.inf)
 
 

@@ -55,10 +55,10 @@ class ImageGuidance:
         if self.asked and sampled > self.done:
             self._lost()
 
-    def sample(self, token: int, mixed: bool) -> None:
+    def sample(self, token: int, mixed: bool, count: int = 1) -> None:
         """Notes that a token is sampled now: from mixed logits, or from those of the conditional branch alone.
 
-        ``token`` is the number of tokens sampled before it.
+        ``token`` is the number of tokens sampled before it. ``count``: up to that many tokens are sampled at once.
         """
         self.check(token)
         if self.asked and not mixed:
@@ -67,7 +67,7 @@ class ImageGuidance:
             COUNTS.guided += 1
         elif self.done == 0:
             COUNTS.conditional += 1
-        self.done = max(self.done, token + 1)
+        self.done = max(self.done, token + count)
 
     def _lost(self) -> None:
         count_unguided()

@@ -9,7 +9,7 @@ conditional heads first, and vLLM's paged KV cache holds both branches under one
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ from vllm_llamagen.vllm_compat import (
     support_torch_compile,
 )
 from vllm_llamagen.weights import check_shapes, engine_weights
+
+if TYPE_CHECKING:
+    from vllm_llamagen.runner_v2 import GuidanceV2, LlamaGenModelState
 
 
 class RMSNorm(nn.Module):
@@ -175,8 +178,8 @@ class LlamaGenModel(nn.Module):
 class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
     """Predicts the codes of an image in raster order.
 
-    `compute_logits` returns the logits of all branches side by side, ``[n, branches * codebook_size]``; the logits
-    processors of `runner_v1` and `runner_v2` mix them with each request's scale.
+    In vLLM's V1 model runner, `compute_logits` returns the logits of all branches side by side, which the logits
+    processors of `runner_v1` mix with each request's scale. In the V2 runner, `runner_v2` mixes before the head.
     """
 
     packed_modules_mapping: ClassVar[dict[str, list[str]]] = {"w13": ["w1", "w3"]}
@@ -187,10 +190,16 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
         self.config: LlamaGenConfig = vllm_config.model_config.hf_config
         self.model = LlamaGenModel(vllm_config=vllm_config, prefix="model")
         self.output = ParallelLMHead(
-            self.config.codebook_size, self.config.dim, quant_config=vllm_config.quant_config, prefix="output"
+            self.config.codebook_size,
+            self.config.dim,
+            params_dtype=vllm_config.model_config.head_dtype,
+            quant_config=vllm_config.quant_config,
+            prefix="output",
         )
         self.logits_processor = LogitsProcessor(self.config.codebook_size)
         self.is_unquantized = vllm_config.quant_config is None
+        self.guidance: GuidanceV2 | None = None
+        """In the V2 model runner only."""
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         return self.model.embed_input_ids(input_ids)
@@ -218,8 +227,22 @@ class LlamaGenForCausalLM(nn.Module, SupportsMRoPE):
         return self.model(input_ids, positions, intermediate_tensors, inputs_embeds)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        logits = self.logits_processor(self.output, hidden_states.view(-1, self.config.dim))
+        """Hidden states [n, branches * dim] -> logits [n, vocab_size], or in V1 [n, branches * codebook_size]."""
+        if self.guidance is not None:
+            return self.guidance.logits(hidden_states, self._head)
+        logits = self._head(hidden_states.view(-1, self.config.dim))
         return None if logits is None else logits.reshape(hidden_states.shape[0], -1)
+
+    def _head(self, hidden_states: Tensor) -> Tensor | None:
+        """[n, dim] -> [n, codebook_size]"""
+        return self.logits_processor(self.output, hidden_states.to(self.logits_processor.head_dtype))
+
+    @staticmethod
+    def get_model_state_cls() -> type[LlamaGenModelState]:
+        """Returns what the V2 model runner keeps for this model, besides its own state."""
+        from vllm_llamagen.runner_v2 import LlamaGenModelState
+
+        return LlamaGenModelState
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Loads the official tensors.

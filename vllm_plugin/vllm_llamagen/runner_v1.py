@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 from vllm import SamplingParams
 
-from vllm_llamagen.guidance import (
-    Guidance,
-    check_params,
-    check_unguided_params,
-    default_guidance,
-    force_tokens,
-    mix_branches,
-    pad_vocab,
-)
+from vllm_llamagen.admission import check_params, check_unguided_params
+from vllm_llamagen.guidance import Guidance, default_guidance, force_tokens, mix_branches, pad_vocab
 from vllm_llamagen.guidance_counts import ImageGuidance, count_unguided
 from vllm_llamagen.vllm_compat import BatchUpdate, LogitsProcessorV1, VllmConfig, process_dict_updates
 
@@ -72,9 +65,9 @@ class GuidanceV1(LogitsProcessorV1):
         scales = [request.current(request.scales) for request in rows]
         if scales != self.scales:
             self.scales, self.scale = scales, torch.tensor(scales, device=self.device)
-        mixed = mix_branches(logits, self.scale, self.vocab_size)
+        mixed = mix_branches(logits, self.scale)
         note_rows(rows, mixed=logits.shape[1] == 2 * self.codebook_size)
-        return mixed
+        return pad_vocab(mixed, self.vocab_size)
 
     def _unknown_request(self, row: int) -> _Request:
         """Returns a stand-in for a request that the runner never reported: nobody knows its scale."""

@@ -30,6 +30,8 @@ first vLLM release that has the name at this place.
 | current_platform | 0.5 | CPU or CUDA |
 | get_allowed_cpu_list | 0.20 | cores and memory nodes that this process may use |
 | CPUWorker | 0.9 | a worker whose KV cache is not compared with a container's free memory |
+| SamplerV2, SamplerOutput, get_num_sampled_and_rejected | 0.19 | the V2 runner's sampler, which decode windows wrap |
+| DefaultModelState, InputBatch, RequestState, NewRequestData | 0.19 | a model's own state in the V2 model runner, and what its hooks get |
 """  # noqa: E501
 
 from typing import TYPE_CHECKING, Any
@@ -68,7 +70,13 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import NewRequestData
     from vllm.v1.worker.cpu_worker import CPUWorker
+    from vllm.v1.worker.gpu.input_batch import InputBatch, get_num_sampled_and_rejected
+    from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+    from vllm.v1.worker.gpu.sample.output import SamplerOutput
+    from vllm.v1.worker.gpu.sample.sampler import Sampler as SamplerV2
+    from vllm.v1.worker.gpu.states import RequestState
 
 __all__ = [
     "MODELS_CONFIG_MAP",
@@ -77,10 +85,12 @@ __all__ = [
     "Attention",
     "BatchUpdate",
     "CPUWorker",
+    "DefaultModelState",
     "EngineClient",
     "EngineDeadError",
     "EngineGenerateError",
     "FlexibleArgumentParser",
+    "InputBatch",
     "IntermediateTensors",
     "LinearBase",
     "LogitsContext",
@@ -91,10 +101,14 @@ __all__ = [
     "MergedColumnParallelLinear",
     "MoveDirectionality",
     "MultiModalFeatureSpec",
+    "NewRequestData",
     "ParallelLMHead",
     "QKVParallelLinear",
     "RequestOutputKind",
+    "RequestState",
     "RowParallelLinear",
+    "SamplerOutput",
+    "SamplerV2",
     "SiluAndMul",
     "SupportsMRoPE",
     "UniProcExecutor",
@@ -105,6 +119,7 @@ __all__ = [
     "VocabParallelEmbedding",
     "current_platform",
     "get_allowed_cpu_list",
+    "get_num_sampled_and_rejected",
     "get_tensor_model_parallel_world_size",
     "process_dict_updates",
     "support_torch_compile",
@@ -112,9 +127,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the worker when it is first asked for: that takes half a second, and few processes need it."""
+    """Imports a name of the workers when it is first asked for: that takes a while, and few processes need it."""
     if name == "CPUWorker":
         from vllm.v1.worker.cpu_worker import CPUWorker
 
         return CPUWorker
+    if name == "DefaultModelState":
+        from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+        return DefaultModelState
+    if name == "get_num_sampled_and_rejected":
+        from vllm.v1.worker.gpu.input_batch import get_num_sampled_and_rejected
+
+        return get_num_sampled_and_rejected
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

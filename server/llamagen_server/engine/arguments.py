@@ -14,7 +14,8 @@ import torch
 from llamagen_server.engine import compilation, container, folders, placement
 from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, EAGER_CPU_ENGINE_DEFAULTS, unchanged_environment
 from llamagen_server.engine.frontend_flags import check_frontend_flags
-from vllm_llamagen.checks import check_tensor_parallel
+from llamagen_server.engine.window_rule import MAX_WINDOW, window_ranges
+from vllm_llamagen.checks import check_tensor_parallel, window_config
 from vllm_llamagen.config import LlamaGenConfig
 
 if TYPE_CHECKING:
@@ -48,6 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     AsyncEngineArgs.add_cli_args(parser)
     parser.set_defaults(model=None, max_num_seqs=None, kv_cache_memory_bytes=None, gpu_memory_utilization=None)
     parser.set_defaults(scheduling_policy="priority")
+    parser.add_argument(
+        "--decode-window",
+        type=int,
+        default=0,
+        metavar="K",
+        help="guess K tokens ahead in a step and keep those that are right: the same images in fewer steps, as long as "
+        "the GPU waits for its memory; 0: none (default: 0)",
+    )
+    parser.add_argument(
+        "--decode-window-rule",
+        default="rows",
+        metavar="RULE",
+        help="smaller windows for more images in a step: rows bounds the work of a step, fixed keeps K, and ranges "
+        "such as 1-8:16,9-32:4 are what llamagen bench engine --calibrate-window prints (default: rows)",
+    )
 
 
 @unchanged_environment()
@@ -91,6 +107,7 @@ def plan_engine(
         raise ValueError(f"--max-model-len is {args.max_model_len}, one image of this model needs {needed}")
     args.model = model_path
     args.use_tqdm_on_load = False
+    _set_decode_window(args, config)
     args.hf_overrides = {**(args.hf_overrides or {}), "cfg_branches": config.cfg_branches}
     if args.gpu_memory_utilization is None:
         args.gpu_memory_utilization = AsyncEngineArgs.gpu_memory_utilization
@@ -128,6 +145,20 @@ def bytes_per_value(dtype: str) -> int:
 def cpu_dtype(dtype: str) -> str:
     """Returns the dtype that ``--dtype`` means on a CPU."""
     return "float32" if dtype == "auto" else dtype  # few CPUs have bfloat16 units
+
+
+def _set_decode_window(args: argparse.Namespace, config: LlamaGenConfig) -> None:
+    window = args.decode_window
+    if not 0 <= window <= MAX_WINDOW:
+        raise ValueError(f"--decode-window is {window}, must be from 0 to {MAX_WINDOW}")
+    if not window:
+        return
+    if args.speculative_config:
+        raise ValueError("--decode-window and --speculative-config exclude each other")
+    ranges = window_ranges(args.decode_window_rule, window, config.cfg_branches)
+    args.speculative_config = window_config(window)
+    if ranges:
+        args.speculative_config["num_speculative_tokens_per_batch_size"] = ranges
 
 
 def _check_cpu_flags(args: argparse.Namespace) -> None:

@@ -38,12 +38,12 @@ ENGINE_DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",
     # A forked engine would neither reload our plugin nor read its own environment.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # The V2 runner stays off until it is verified on a GPU.
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
 }
 """For the engine's processes, on every device."""
 
 CPU_ENGINE_DEFAULTS = {
+    # The V2 model runner needs Triton, which has no CPU backend: only the tests run it there, in an interpreter.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
     # On a CPU, vLLM cannot reload its own ahead-of-time compilation cache.
     "VLLM_USE_AOT_COMPILE": "0",
     # Large pages for tensors and for what kernels allocate: a decode step reads all weights.
@@ -54,6 +54,8 @@ CPU_ENGINE_DEFAULTS = {
 """For the engine's processes on a CPU, in addition to `ENGINE_DEFAULTS`."""
 
 EAGER_CPU_ENGINE_DEFAULTS = {
+    # The V2 model runner needs Triton, which has no CPU backend: only the tests run it there, in an interpreter.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
     # vLLM compiles some small functions even then, such as one for log-probabilities; there may be no compiler.
     "TORCHDYNAMO_DISABLE": "1",
 }

@@ -17,6 +17,10 @@ SAVE_EVERY = 64
 
 
 class RestartableEngine(Engine, Protocol):
+    resumes_from_prefix: bool
+    """Whether an image goes on as it was when its codes so far are prefix tokens. Else they are sampled again, forced:
+    a draw depends on the draws before it."""
+
     async def ping(self) -> None:
         """Returns when the engine has answered, which it does between two steps."""
         ...
@@ -58,12 +62,14 @@ class Run:
         self.error: EngineError | None = None
         """Set when the request is to blame for the engine's ends."""
 
-    def request_for_engine(self) -> EngineRequest:
-        """Returns the request with the codes so far as forced tokens."""
+    def request_for_engine(self, engine: RestartableEngine) -> EngineRequest:
+        """Returns the request with the codes so far as prefix tokens or forced tokens, whichever the engine needs."""
         request, codes = self.request, self.output.codes
         every = request.update_every or SAVE_EVERY
         if len(codes) == len(request.prefix_tokens):
             return replace(request, update_every=every)
+        if engine.resumes_from_prefix:
+            return replace(request, update_every=every, prefix_tokens=list(codes))
         rest = request.forced_tokens[len(codes) :] or [-1] * (self.num_image_tokens - len(codes))
         return replace(request, update_every=every, forced_tokens=[*codes, *rest])
 
@@ -71,10 +77,11 @@ class Run:
         """Keeps what is new in an output of the engine. Returns whether anything is."""
         known = self.output
         known.queue_seconds = output.queue_seconds
-        if len(output.codes) <= len(known.codes):
+        new = len(output.codes) - len(known.codes)
+        if new <= 0:
             return False
-        known.codes += output.codes[len(known.codes) :]
-        known.logprobs += output.logprobs[len(known.logprobs) :]
+        known.codes += output.codes[-new:]
+        known.logprobs += output.logprobs[-new:]
         return True
 
     @property

@@ -98,7 +98,7 @@ class SupervisedEngine:
                     metrics.IMAGES_RESUMED.inc()
                 run.life = life
                 with suppress(EngineStoppedError):
-                    async with aclosing(life.outputs(run.request_for_engine())) as outputs:
+                    async with aclosing(life.outputs(run.request_for_engine(life.engine))) as outputs:
                         async for output in outputs:
                             if run.take(output) and (request.update_every or run.is_finished):
                                 yield run.output

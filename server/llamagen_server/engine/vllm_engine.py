@@ -45,6 +45,8 @@ class VLLMEngine:
     def __init__(self, llm: EngineClient) -> None:
         self._llm: EngineClient | None = llm
         config = llm.vllm_config
+        self.resumes_from_prefix = config.use_v2_model_runner
+        """Whether noise depends on seed and position alone (V2), and not on the draws before it (V1)."""
         self.max_num_seqs = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         config = llm.model_config.hf_config
         self._first_condition_id = config.codebook_size

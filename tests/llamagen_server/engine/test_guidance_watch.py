@@ -95,6 +95,7 @@ def vllm_engine(workers: list[GuidanceCounts] | Exception, extension: str = EXTE
         return [asdict(counts) for counts in workers]
 
     config = SimpleNamespace(
+        use_v2_model_runner=False,
         scheduler_config=SimpleNamespace(max_num_seqs=1),
         parallel_config=SimpleNamespace(data_parallel_size=1, worker_extension_cls=extension),
     )

@@ -37,6 +37,11 @@ def starter() -> FakeStarter:
     return FakeStarter(NUM_TOKENS)
 
 
+@pytest.fixture(params=["V1", "V2"])
+def runner(request: pytest.FixtureRequest, starter: FakeStarter) -> None:
+    starter.resumes_from_prefix = request.param == "V2"
+
+
 @pytest.fixture
 def supervised(starter: FakeStarter) -> Iterator[SupervisedEngine]:
     engine = SupervisedEngine(starter, NUM_TOKENS, RestartPolicy(hang_timeout=1))
@@ -56,14 +61,17 @@ async def last(engine: SupervisedEngine | FakeEngine, request: EngineRequest) ->
     return outputs[-1]
 
 
-async def undisturbed(request: EngineRequest) -> EngineOutput:
-    return await last(FakeEngine(512, NUM_TOKENS), request)
+async def undisturbed(starter: FakeStarter, request: EngineRequest) -> EngineOutput:
+    engine = FakeEngine(512, NUM_TOKENS)
+    engine.resumes_from_prefix = starter.resumes_from_prefix
+    return await last(engine, request)
 
 
 def restarts() -> float:
     return sum(metrics.ENGINE_RESTARTS.labels(how)._value.get() for how in ("ended", "hung"))
 
 
+@pytest.mark.usefixtures("runner")
 @pytest.mark.parametrize("deaths", [{1}, {30}, {7, 20, 21, 31}])
 @pytest.mark.parametrize("update_every", [None, 8])
 async def test_requests_survive_their_engines(
@@ -72,7 +80,7 @@ async def test_requests_survive_their_engines(
     starter.deaths = set(deaths)
     requests = [request(seed, update_every) for seed in range(16)]
     images = await asyncio.gather(*(last(supervised, request) for request in requests))
-    assert [image.codes for image in images] == [(await undisturbed(request)).codes for request in requests]
+    assert [image.codes for image in images] == [(await undisturbed(starter, request)).codes for request in requests]
     assert not starter.deaths
     assert all(engine.killed for engine in starter.engines[:-1])
     assert supervised.is_running
@@ -98,13 +106,25 @@ async def test_the_codes_so_far_are_forced_in_the_next_engine(
     assert list(resumed.forced_tokens[9:]) == [-1] * (NUM_TOKENS - 9)
 
 
+async def test_the_codes_so_far_are_a_prefix_where_noise_depends_on_the_position(
+    starter: FakeStarter, supervised: SupervisedEngine
+) -> None:
+    starter.resumes_from_prefix = supervised._life.engine.resumes_from_prefix = True  # type: ignore[union-attr]
+    starter.deaths = {3}
+    image = await last(supervised, request(1, update_every=8))
+    [resumed] = starter.engines[1].requests
+    assert list(resumed.prefix_tokens) == image.codes[:9]
+    assert resumed.forced_tokens == ()
+
+
+@pytest.mark.usefixtures("runner")
 async def test_prefix_and_forced_tokens_and_logprobs_survive(
     starter: FakeStarter, supervised: SupervisedEngine
 ) -> None:
     forced = [-1] * 16 + [5] * 16 + [-1] * 32
     edit = request(1, update_every=4, prefix_tokens=[1, 2, 3, 4], forced_tokens=forced, logprobs=True)
     starter.deaths = {6}
-    image, expected = await last(supervised, edit), await undisturbed(edit)
+    image, expected = await last(supervised, edit), await undisturbed(starter, edit)
     assert (image.codes, image.logprobs) == (expected.codes, expected.logprobs)
     assert len(starter.engines) == 2
 
@@ -117,7 +137,7 @@ async def test_an_engine_that_hangs_is_killed(
     engine.hangs, engine.reports_end = True, reports_end
     before = metrics.ENGINE_RESTARTS.labels("hung")._value.get()
     image = await last(supervised, request(1))
-    assert image.codes == (await undisturbed(request(1))).codes
+    assert image.codes == (await undisturbed(starter, request(1))).codes
     assert metrics.ENGINE_RESTARTS.labels("hung")._value.get() == before + 1
     assert engine.killed
 

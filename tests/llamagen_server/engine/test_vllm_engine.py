@@ -19,7 +19,9 @@ class Client:
 
     def __init__(self) -> None:
         scheduler, parallel = SimpleNamespace(max_num_seqs=3), SimpleNamespace(data_parallel_size=2)
-        self.vllm_config = SimpleNamespace(scheduler_config=scheduler, parallel_config=parallel)
+        self.vllm_config = SimpleNamespace(
+            scheduler_config=scheduler, parallel_config=parallel, use_v2_model_runner=False
+        )
         self.model_config = SimpleNamespace(hf_config=SimpleNamespace(codebook_size=512, num_image_tokens=64))
         self.calls: list[tuple[Any, ...]] = []
         self.closed = False
