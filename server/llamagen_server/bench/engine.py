@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -63,6 +63,7 @@ def measure_engine(options: EngineOptions) -> EngineResult:
     run = _Run(options, config, llm, prompts, dtype, machine)
     rows = [run.measure(batch) for batch in options.batch]
     profile = profile_step(run.engine(len(prompts)), config.num_image_tokens) if options.profile else None
+    llm.llm_engine.engine_core.shutdown()
     return EngineResult(config.num_image_tokens, dtype, machine, rows, profile)
 
 
@@ -100,6 +101,25 @@ def median_seconds(work: Mapping[str, Work], repeat: int) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
+class Guesses(NamedTuple):
+    """Counts of a decode window since the engine has started."""
+
+    steps: int
+    """Steps with guesses, of each image."""
+    right: int
+
+
+def count_guesses(llm: LLM) -> Guesses:
+    """Reads vLLM's metrics. The engine must have a decode window, and keep statistics."""
+    counts = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    return Guesses(*(int(counts[f"vllm:spec_decode_num_{name}"]) for name in ("drafts", "accepted_tokens")))
+
+
+def tokens_per_step(before: Guesses, after: Guesses) -> float:
+    """Returns the tokens that a step brought an image, on average."""
+    return 1 + (after.right - before.right) / max(1, after.steps - before.steps)
+
+
 @dataclass(frozen=True)
 class _Run:
     """A running engine and everything that its measurements share."""
@@ -115,9 +135,13 @@ class _Run:
         work = {"engine_s": self.engine(batch)}
         if self.options.baseline:
             work["eager_s"] = self.baseline(batch)
+        before = count_guesses(self.llm) if self.options.decode_window else None
         seconds = median_seconds(work, self.options.repeat)
         roofline_s = roofline_seconds(self.config, batch, self.dtype.itemsize, self.machine)
-        return figures(batch, self.config.num_image_tokens, seconds, roofline_s)
+        row = figures(batch, self.config.num_image_tokens, seconds, roofline_s)
+        if before:
+            row["tokens_per_step"] = tokens_per_step(before, count_guesses(self.llm))
+        return row
 
     def engine(self, batch: int) -> Work:
         """Returns a function that generates one batch with vLLM."""
@@ -179,7 +203,9 @@ def _start(options: EngineOptions, config: LlamaGenConfig) -> LLM:
         dtype=options.dtype,
         enforce_eager=options.enforce_eager,
         max_num_seqs=max(options.batch),
-        disable_log_stats=True,
+        disable_log_stats=not options.decode_window,
+        decode_window=options.decode_window,
+        decode_window_rule="fixed",
     )
     if stage_device().type == "cuda":  # not all free memory: the baseline needs some
         images = max(options.batch) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamagen_server.engine.window_rule import MAX_WINDOW
 from vllm_llamagen.config import SIZES
 
 DOWNSAMPLE = 16
@@ -38,6 +39,8 @@ class EngineOptions:
     """Timed runs per batch size; the median counts."""
     baseline: str | None = None
     """``eager`` also times `llamagen_server.bench.eager.EagerGPT`."""
+    decode_window: int = 0
+    """Tokens guessed ahead in a step, whatever the batch; 0: none."""
     profile: bool = False
     """Whether to profile a step of the largest batch. The engine then runs in the calling process."""
 
@@ -52,6 +55,8 @@ class EngineOptions:
             raise ValueError(f"--image-size is {self.image_size}, must be a multiple of {DOWNSAMPLE}")
         if self.baseline not in (None, "eager"):
             raise ValueError(f"--baseline is {self.baseline}, must be eager")
+        if not 0 <= self.decode_window <= MAX_WINDOW:
+            raise ValueError(f"--decode-window is {self.decode_window}, must be from 0 to {MAX_WINDOW}")
         if self.model and self.baseline:
             raise ValueError("--baseline needs --size: it cannot load the weights of --model")
 

@@ -14,8 +14,9 @@ ENGINE_COLUMNS = {
     "roofline_fraction": ("fraction of roofline", 2),
     "eager_s": ("eager, s", 2),
     "ratio": ("times as fast as eager", 2),
+    "tokens_per_step": ("tokens per step of an image", 2),
 }
-"""Heading and digits of each figure of `llamagen_server.bench.engine.figures`. The last two need the baseline."""
+"""Heading and digits of each figure of `llamagen_server.bench.engine.figures`. The last three are not always there."""
 
 
 def engine_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -23,6 +24,17 @@ def engine_table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = {name: column for name, column in ENGINE_COLUMNS.items() if name in rows[0]}
     lines = [[str(row["batch"]), *(f"{row[name]:.{digits}f}" for name, (_, digits) in columns.items())] for row in rows]
     return _table(["batch", *(heading for heading, _ in columns.values())], lines)
+
+
+def window_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of ``--calibrate-window``: images/s of each batch size (lines) with each window (columns)."""
+    windows = sorted({row["window"] for row in rows})
+    images_per_s = {(row["batch"], row["window"]): f"{row['images_per_s']:.3f}" for row in rows}
+    lines = [
+        [str(batch), *(images_per_s.get((batch, window), "") for window in windows)]
+        for batch in sorted({row["batch"] for row in rows})
+    ]
+    return _table(["batch", *(f"window {window}" for window in windows)], lines)
 
 
 def load_table(rows: Sequence[Mapping[str, Any]]) -> str:

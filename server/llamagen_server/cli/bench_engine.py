@@ -10,7 +10,8 @@ from typing import Any
 
 from llamagen_server.bench.engine import EngineResult, measure_engine
 from llamagen_server.bench.engine_options import EngineOptions
-from llamagen_server.bench.tables import engine_table
+from llamagen_server.bench.tables import engine_table, window_table
+from llamagen_server.bench.window import WINDOWS, fastest_windows, measure_windows
 from llamagen_server.cli.bench_result import save_result
 from llamagen_server.pipeline.build import DEMO_MODEL
 from vllm_llamagen.config import SIZES
@@ -65,6 +66,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also report how the time of a step of the largest batch is spent; the engine then runs in this process",
     )
+    add(
+        "--decode-window",
+        type=int,
+        default=default.decode_window,
+        metavar="K",
+        help="tokens guessed ahead in a step, for vLLM's V2 model runner (default: %(default)s)",
+    )
+    add(
+        "--calibrate-window",
+        action="store_true",
+        help="time each batch size with several decode windows, and print the --decode-window-rule of the fastest",
+    )
     add("--save-result", type=Path, metavar="F.json", help="write the figures as JSON")
 
 
@@ -76,12 +89,29 @@ def run(args: argparse.Namespace) -> None:
     """
     flags = {field.name: getattr(args, field.name) for field in fields(EngineOptions)}
     options = EngineOptions(**flags | {"batch": tuple(args.batch)})
+    if args.calibrate_window:
+        _calibrate(args, options)
+        return
     result = measure_engine(options)
     _log(options, result)
     figures: dict[str, Any] = {"rows": result.rows}
     if result.profile:
         figures["profile"] = result.profile
     save_result(args, figures, **({"size": None, "image_size": None} if args.model else {}))
+
+
+def _calibrate(args: argparse.Namespace, options: EngineOptions) -> None:
+    result, rows = measure_windows(options)
+    rule = fastest_windows(rows)
+    logger.info(
+        "images/s, %s, %d codes, cfg_scale %g\n%s",
+        result.dtype,
+        result.num_image_tokens,
+        options.cfg_scale,
+        window_table(rows),
+    )
+    logger.info("the fastest: --decode-window %d --decode-window-rule %s", max(WINDOWS), rule)
+    save_result(args, {"rows": rows, "rule": rule}, size=None, image_size=None)
 
 
 def _log(options: EngineOptions, result: EngineResult) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llamagen_server.bench.engine import figures, median_seconds
+from llamagen_server.bench.engine import Guesses, figures, median_seconds, tokens_per_step
 from llamagen_server.bench.engine_options import EngineOptions
 from llamagen_server.bench.step_profile import PARTS
 
@@ -31,6 +31,11 @@ def test_a_run(tmp_path: Path) -> None:
     assert set(saved["profile"]) == {*PARTS, "rest"}
     assert min(saved["profile"].values()) > 0  # 0: a part's functions have other names in this vLLM
     assert saved["settings"]["batch"] == [1, 2]
+
+
+def test_tokens_per_step() -> None:
+    assert tokens_per_step(Guesses(10, 5), Guesses(30, 65)) == 4
+    assert tokens_per_step(Guesses(10, 5), Guesses(10, 5)) == 1
 
 
 def test_figures() -> None:
@@ -65,6 +70,7 @@ def test_work_takes_turns_and_the_first_round_does_not_count(monkeypatch: pytest
         ({"repeat": 0}, "--repeat is 0, must be at least 1"),
         ({"image_size": 20}, "--image-size is 20, must be a multiple of 16"),
         ({"baseline": "compiled"}, "--baseline is compiled, must be eager"),
+        ({"decode_window": 65}, "--decode-window is 65, must be from 0 to 64"),
         ({"model": Path("m"), "baseline": "eager"}, "--baseline needs --size"),
     ],
 )
