@@ -1,4 +1,4 @@
-"""Steps that an image takes with decode windows: the table of docs/benchmarks.md.
+"""Counts the steps that an image of the demo takes with decode windows, and prints a table.
 
     VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 python scripts/window_steps.py --captions 300
 

@@ -54,8 +54,6 @@ CPU_ENGINE_DEFAULTS = {
 """For the engine's processes on a CPU, in addition to `ENGINE_DEFAULTS`."""
 
 EAGER_CPU_ENGINE_DEFAULTS = {
-    # The V2 model runner needs Triton, which has no CPU backend: only the tests run it there, in an interpreter.
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
     # vLLM compiles some small functions even then, such as one for log-probabilities; there may be no compiler.
     "TORCHDYNAMO_DISABLE": "1",
 }

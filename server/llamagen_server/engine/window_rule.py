@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 MAX_WINDOW = 64
-"""No image has ever accepted as many guesses in a step."""
+"""The largest value of ``--decode-window``."""
 MAX_ROWS = 256
-"""Rows of a step up to which reading the weights takes the longer part of it, on recent GPUs in bfloat16."""
+"""Rows from which a bfloat16 product takes longer than reading its weights, on a GPU of 256 operations per byte."""
 
 Ranges = list[tuple[int, int, int]]
 """First and last number of images, and the window for them. The last window also counts for more images."""
