@@ -6,7 +6,7 @@ import os
 
 
 def register() -> None:
-    """Replaces the kernel that Triton's interpreter cannot run by vLLM's own PyTorch version of it.
+    """Replaces the kernel that Triton's interpreter cannot run, and the one that takes it longest.
 
     vLLM calls this in every process that it starts (entry point ``vllm.general_plugins``).
     """
@@ -14,8 +14,13 @@ def register() -> None:
         return
     from torch import Tensor
     from vllm.v1.sample.ops import topk_topp_sampler
+    from vllm.v1.worker.gpu.sample import gumbel
+
+    from v2_on_cpu.gumbel_kernel import GumbelKernel
 
     def top_k_top_p(logits: Tensor, k: Tensor | None, p: Tensor | None) -> Tensor:
         return topk_topp_sampler.apply_top_k_top_p_pytorch(logits, k, p, allow_cpu_sync=True)
 
-    topk_topp_sampler.apply_top_k_top_p_triton = top_k_top_p
+    topk_topp_sampler.apply_top_k_top_p_triton = top_k_top_p  # vLLM's own version in PyTorch
+    if not isinstance(gumbel._gumbel_sample_kernel, GumbelKernel):
+        gumbel._gumbel_sample_kernel = GumbelKernel(gumbel._gumbel_sample_kernel)
