@@ -27,10 +27,12 @@ class VQModel(nn.Module):
     def decode_in(self, dtype: torch.dtype) -> VQModel:
         """Makes this model's `decode` compute in ``dtype``, and returns the model.
 
-        `encode` keeps its dtype: rounding there would change codes.
+        `encode` keeps its dtype: rounding there would change codes. Weights of 16 bits are stored with channels last,
+        the layout for which tensor cores and a CPU's bfloat16 units have convolutions.
         """
-        self.post_quant_conv.to(dtype)
-        self.decoder.to(dtype)
+        layout = torch.preserve_format if dtype == torch.float32 else torch.channels_last
+        for part in (self.post_quant_conv, self.decoder):
+            part.to(dtype=dtype, memory_format=layout)
         return self
 
     def encode(self, images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from llamagen_server.core.results import Pixels
 from llamagen_server.stages.batcher import Batcher
+from llamagen_server.stages.exact_float32 import exact_float32
 from llamagen_tokenizer import VQModel, from_uint8, to_uint8
 
 
@@ -39,11 +40,13 @@ class ImageTokenizerStage:
         """Pixels of one image -> its codes. Clients get their turns."""
         return await self._encode(pixels, client)
 
+    @exact_float32()
     @torch.inference_mode()
     def _decode_batch(self, batch: list[Sequence[int]]) -> list[Pixels]:
         codes = torch.tensor(batch, device=self._device).view(len(batch), self.grid_size, self.grid_size)
         return list(to_uint8(self._vq.decode(codes)).cpu().numpy())
 
+    @exact_float32()
     @torch.inference_mode()
     def _encode_batch(self, batch: list[Pixels]) -> list[list[int]]:
         images = from_uint8(torch.from_numpy(np.stack(batch)).to(self._device))
