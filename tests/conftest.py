@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Before anything imports torch or vLLM: as the command line does, and no network.
 set_process_defaults()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # on a GPU; Triton's attention would round float32 to TF32
 
 # How long an example takes depends on the machine.
 hypothesis.settings.register_profile("no deadline", deadline=None)

@@ -8,14 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.helpers.engine_flags import needs_two_devices
 from tests.helpers.server_process import Server
 
-from llamagen_server.engine import cpu
-
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.skipif(cpu.cores() < 2, reason="each worker needs a core"),
-]
+pytestmark = [pytest.mark.engine, needs_two_devices]
 BODIES = [
     {"prompt": prompt, "n": 2, "cfg_scale": scale, "temperature": 0, "seed": 1, "response_format": "codes"}
     for prompt, scale in (("a large red circle", 3.0), ("a green square and a blue circle", 1.5), ("a star", 0.0))

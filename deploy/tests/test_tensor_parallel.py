@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.helpers.engine_flags import exact_flags, needs_two_devices
 
 from vllm_llamagen.process_group import OWN_PROCESS_GROUP
 
@@ -25,7 +26,7 @@ def sample(model_dir: str, class_ids: list[int]) -> list[list[int]]:
     from vllm_llamagen.config import LlamaGenConfig
 
     config = LlamaGenConfig.from_pretrained(model_dir)
-    flags = default_flags(enforce_eager=True, disable_log_stats=True, tensor_parallel_size=2)
+    flags = default_flags(**exact_flags(), enforce_eager=True, disable_log_stats=True, tensor_parallel_size=2)
     llm = start_offline_engine(plan_engine(flags, model_dir, config))
     prompts: list[Any] = [{"prompt_token_ids": [config.codebook_size + class_id]} for class_id in class_ids]
     params = SamplingParams(temperature=0, max_tokens=64, detokenize=False, extra_args={"cfg_scale": 4.0})
@@ -33,11 +34,13 @@ def sample(model_dir: str, class_ids: list[int]) -> list[list[int]]:
 
 
 @pytest.mark.engine
-def test_two_workers_give_the_official_tokens(class_model_dir: Path, golden_dir: Path) -> None:
+@needs_two_devices
+def test_two_workers_give_the_official_tokens(class_model_dir: Path, golden_dir: Path, root: Path) -> None:
     expected = load_file(golden_dir / "expected.safetensors")
     class_ids = json.dumps(expected["tiny_c2i.class_ids"].tolist())
     command = [sys.executable, __file__, str(class_model_dir), class_ids]
-    environment = {**os.environ, OWN_PROCESS_GROUP: "1"}  # the engine ends with the script, whatever ends that
+    ends_with_us = {OWN_PROCESS_GROUP: "1"}  # the engine ends with the script, whatever ends that
+    environment = {**os.environ, **ends_with_us, "PYTHONPATH": str(root)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     got = torch.tensor(json.loads(done.stdout.splitlines()[-1]))

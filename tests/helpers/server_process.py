@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
+from tests.helpers.engine_flags import exact_arguments
 
 
 class Server:
     """Serves a model directory, by default the demo, on a free port. Its output goes to the file ``log``.
 
     ``url`` is set once the model is loaded, which the constructor waits for unless ``wait`` is False. ``arguments``
-    are further flags; a later ``--port`` counts. ``stuck``: the server of `tests.helpers.stuck_server`. ``eager`` is
-    quick to start. ``variables`` are set in addition to those of this process.
+    are further flags; of two with the same name the later one counts. ``stuck``: the server of
+    `tests.helpers.stuck_server`. ``eager`` is quick to start. ``variables`` are set in addition to those of this
+    process.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class Server:
     ) -> None:
         module = ["tests.helpers.stuck_server"] if stuck else ["llamagen_server", "serve"]
         model = [] if model_dir is None else [str(model_dir)]
-        flags = ["--port", "0", *(["--enforce-eager"] if eager else []), *arguments]
+        flags = ["--port", "0", *exact_arguments(), *(["--enforce-eager"] if eager else []), *arguments]
         command = [sys.executable, "-m", *module, *model, *flags]
         self.log = log
         with log.open("w") as output:  # in a session of its own, as a terminal gives it a process group of its own

@@ -30,9 +30,10 @@ class VQModel(nn.Module):
         `encode` keeps its dtype: rounding there would change codes. Weights of 16 bits are stored with channels last,
         the layout for which tensor cores and a CPU's bfloat16 units have convolutions.
         """
-        layout = torch.preserve_format if dtype == torch.float32 else torch.channels_last
-        for part in (self.post_quant_conv, self.decoder):
-            part.to(dtype=dtype, memory_format=layout)
+        self.post_quant_conv.to(dtype)
+        self.decoder.to(dtype)
+        if dtype != torch.float32:
+            self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
     def encode(self, images: Tensor) -> Tensor:

@@ -9,10 +9,14 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from llamagen_server.engine import compilation, container, folders, placement
-from llamagen_server.engine.environment import CPU_ENGINE_DEFAULTS, EAGER_CPU_ENGINE_DEFAULTS, unchanged_environment
+from llamagen_server.engine.environment import (
+    CPU_ENGINE_DEFAULTS,
+    EAGER_CPU_ENGINE_DEFAULTS,
+    GPU_ENGINE_DEFAULTS,
+    is_set_by_user,
+    unchanged_environment,
+)
 from llamagen_server.engine.frontend_flags import check_frontend_flags
 from llamagen_server.engine.window_rule import MAX_WINDOW, window_ranges
 from vllm_llamagen.checks import check_tensor_parallel, window_config
@@ -120,14 +124,10 @@ def plan_engine(
         compiled = _compile_or_run_eager(args)
         eager = EAGER_CPU_ENGINE_DEFAULTS if args.enforce_eager else {}
         ours = CPU_ENGINE_DEFAULTS | eager | place
-        environment |= {name: value for name, value in ours.items() if name not in os.environ} | compiled
+    else:
+        ours, compiled = GPU_ENGINE_DEFAULTS, {}
+    environment |= {name: value for name, value in ours.items() if not is_set_by_user(name)} | compiled
     return EnginePlan(AsyncEngineArgs.from_cli_args(args), environment)
-
-
-def free_gpu_share() -> float:
-    """Returns the engine's share of the GPU's memory: 95 % of what the stages left free, less 1 GiB for its context."""
-    free, total = torch.cuda.mem_get_info()
-    return round((0.95 * free - 2**30) / total, 3)
 
 
 def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int) -> int:

@@ -53,6 +53,12 @@ CPU_ENGINE_DEFAULTS = {
 }
 """For the engine's processes on a CPU, in addition to `ENGINE_DEFAULTS`."""
 
+GPU_ENGINE_DEFAULTS = {
+    # Compiling and capturing CUDA graphs take minutes. vLLM's own lines show how far it is.
+    "VLLM_LOGGING_LEVEL": "INFO",
+}
+"""For the engine's processes on a GPU, in addition to `ENGINE_DEFAULTS`."""
+
 EAGER_CPU_ENGINE_DEFAULTS = {
     # vLLM compiles some small functions even then, such as one for log-probabilities; there may be no compiler.
     "TORCHDYNAMO_DISABLE": "1",
@@ -66,12 +72,20 @@ CHANGED_BY_VLLM = re.compile(
 """Names of the variables that vLLM and the libraries it imports (OpenCV among them) change in the calling process."""
 
 _lock = threading.RLock()
+_process_defaults: dict[str, str] = {}
+"""The variables that `set_process_defaults` has set."""
 
 
 def set_process_defaults() -> None:
     """Sets `PROCESS_DEFAULTS` for good. Call it before torch or vLLM are imported, in a process of your own."""
     for name, value in PROCESS_DEFAULTS.items():
-        os.environ.setdefault(name, value)
+        if name not in os.environ:
+            os.environ[name] = _process_defaults[name] = value
+
+
+def is_set_by_user(name: str) -> bool:
+    """Whether a variable has a value that `set_process_defaults` has not given it."""
+    return name in os.environ and os.environ[name] != _process_defaults.get(name)
 
 
 @contextmanager

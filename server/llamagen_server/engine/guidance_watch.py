@@ -26,6 +26,10 @@ class GuidanceWatch:
     def __init__(self) -> None:
         self._last = GuidanceCounts()
 
+    async def begin(self, engine: Engine) -> None:
+        """Leaves out what the engine has counted so far."""
+        self._last = await engine.guidance_counts() or self._last
+
     async def poll(self, engine: Engine) -> None:
         """Asks the engine once. If it does not answer, the metrics stay as they are."""
         try:
@@ -43,9 +47,8 @@ class GuidanceWatch:
         metrics.UNGUIDED.inc(counts.unguided - last.unguided)
 
 
-async def watch_guidance(engine: Engine) -> None:
+async def watch_guidance(engine: Engine, watch: GuidanceWatch) -> None:
     """Polls the engine until it is cancelled."""
-    watch = GuidanceWatch()
     while True:
         await watch.poll(engine)
         await asyncio.sleep(POLL_SECONDS)

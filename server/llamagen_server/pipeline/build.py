@@ -15,12 +15,13 @@ import torch
 
 from llamagen_server.core.options import Limits, RestartPolicy
 from llamagen_server.engine import cpu
-from llamagen_server.engine.arguments import EnginePlan, default_flags, free_gpu_share, plan_engine
+from llamagen_server.engine.arguments import EnginePlan, default_flags, plan_engine
 from llamagen_server.engine.environment import unchanged_environment
+from llamagen_server.engine.gpu import fit_engine
 from llamagen_server.engine.own_engine import VLLMStarter
 from llamagen_server.engine.supervisor import SupervisedEngine
 from llamagen_server.model_dir import ModelDir
-from llamagen_server.pipeline.memory import WeightBytes, check_memory
+from llamagen_server.pipeline.memory import WeightBytes, check_memory, language_model_bytes
 from llamagen_server.pipeline.pipeline import Pipeline
 from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
 from llamagen_server.stages.text import TextStage
@@ -86,8 +87,8 @@ def build_pipeline(
     if own_process_group:
         plan.environment[OWN_PROCESS_GROUP] = "1"
     image_tokenizer, text = load_stages(model, vq_dtype, decode_workers)
-    if stage_device().type == "cuda" and flags.gpu_memory_utilization is None:
-        plan.arguments.gpu_memory_utilization = free_gpu_share()
+    if stage_device().type == "cuda":
+        fit_engine(plan.arguments, flags, model.config, language_model_bytes(model, flags.dtype))
     engine = SupervisedEngine(VLLMStarter(plan), model.config.num_image_tokens, restarts)
     return Pipeline(model, engine, image_tokenizer, text, limits)
 

@@ -41,7 +41,7 @@ class WeightBytes:
     @classmethod
     def of(cls, model: ModelDir, dtype: str = "auto", copies: int = 1) -> WeightBytes:
         """``copies``: engines that each hold the whole language model (data parallel)."""
-        language_model = _values(stored_shapes(model.path)) * bytes_per_value(cpu_dtype(dtype)) * copies
+        language_model = language_model_bytes(model, cpu_dtype(dtype)) * copies
         encoder = Path(model.text_encoder or "")
         found = stored_shapes(encoder) if model.text_encoder and any(encoder.glob("*.safetensors")) else {}
         loaded = {name: shape for name, shape in found.items() if not name.startswith(OTHER_PARTS)}
@@ -50,6 +50,11 @@ class WeightBytes:
     @property
     def total(self) -> int:
         return self.model + self.text_encoder
+
+
+def language_model_bytes(model: ModelDir, dtype: str) -> int:
+    """Returns the bytes of the language model's weights in a dtype, as ``--dtype`` has it."""
+    return _values(stored_shapes(model.path)) * bytes_per_value(dtype)
 
 
 def check_memory(name: str, weights: WeightBytes, arguments: AsyncEngineArgs) -> None:

@@ -144,6 +144,26 @@ class Pipeline:
                 timings=timings,
             )
 
+    async def warm_up(self) -> None:
+        """Samples the first codes of two images with the model's defaults, one of them with log-probabilities.
+
+        What an engine compiles when it samples for the first time, it compiles now.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        condition = await self._text("warm up") if self._text else 0
+        sampling = self._sampling(ImageRequest())
+
+        async def sample(logprobs: bool) -> None:
+            request = EngineRequest(f"_warmup-{logprobs}", condition, sampling, update_every=1, logprobs=logprobs)
+            async with aclosing(self.engine.generate(request)) as outputs:
+                async for output in outputs:
+                    if len(output.codes) > 1:
+                        return
+
+        await together(sample(logprobs) for logprobs in (False, True))
+
     async def decode_image(self, codes: Sequence[int], client: str = "") -> Pixels:
         """Codes of one image in raster order -> its pixels [side, side, 3].
 

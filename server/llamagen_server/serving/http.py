@@ -20,7 +20,7 @@ from llamagen_server.api.app import create_app
 from llamagen_server.api.middleware.api_key import Keyring
 from llamagen_server.core import metrics
 from llamagen_server.core.options import RequestPolicy
-from llamagen_server.engine.guidance_watch import watch_guidance
+from llamagen_server.engine.guidance_watch import GuidanceWatch, watch_guidance
 from llamagen_server.pipeline.pipeline import Pipeline
 from llamagen_server.serving.listener import Listener
 from llamagen_server.serving.tls import Tls
@@ -110,6 +110,7 @@ class _Service:
         self.name, self.listener, self.load, self.app = name, listener, load, app
         self.keyring, self.scheme = options.keyring, "https" if options.tls else "http"
         self.server = _Server(_uvicorn_config(app, options))
+        self.guidance = GuidanceWatch()
 
     async def run(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -124,7 +125,7 @@ class _Service:
             self.server.should_exit = True
             await asyncio.wait({serving})
             raise
-        counting = asyncio.create_task(watch_guidance(pipeline.engine))
+        counting = asyncio.create_task(watch_guidance(pipeline.engine, self.guidance))
         try:
             await self._watch(pipeline, serving)
         finally:
@@ -158,9 +159,9 @@ class _Service:
             connection.transport.abort()
 
     async def _load(self, serving: asyncio.Task[None]) -> Pipeline:
-        """Loads in a thread, so that the server answers 503 meanwhile."""
+        """Loads, while the server answers 503."""
         start = time.perf_counter()
-        load = asyncio.create_task(asyncio.to_thread(self.load))
+        load = asyncio.create_task(self._load_and_warm_up())
         await asyncio.wait({serving, load}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             self._abandon_loading()
@@ -170,6 +171,12 @@ class _Service:
         gc.freeze()  # what is loaded stays: looking through it again and again would hold up the event loop
         seconds = time.perf_counter() - start
         logger.info("%s is ready after %.0f s: %s", self.name, seconds, self.listener.link(self.scheme))
+        return pipeline
+
+    async def _load_and_warm_up(self) -> Pipeline:
+        pipeline = await asyncio.to_thread(self.load)
+        await pipeline.warm_up()
+        await self.guidance.begin(pipeline.engine)  # what warmed it up is nobody's image
         return pipeline
 
     def _is_ready(self) -> bool:

@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from llamagen_server.api.app import IMAGE_ROUTES, create_app
 from llamagen_server.core import metrics
-from llamagen_server.engine.guidance_watch import watch_guidance
+from llamagen_server.engine.guidance_watch import GuidanceWatch, watch_guidance
 from llamagen_server.engine.vllm_engine import VLLMEngine
 from llamagen_server.pipeline.build import load_stages, open_model
 from llamagen_server.pipeline.pipeline import Pipeline
@@ -61,7 +61,7 @@ class ImageEndpoints:
         except ValueError as error:
             raise SystemExit(f"llamagen: {error}") from None
         metrics.READY.set_function(lambda: pipeline.engine.is_running)
-        self._counting = asyncio.create_task(watch_guidance(pipeline.engine))
+        self._counting = asyncio.create_task(watch_guidance(pipeline.engine, GuidanceWatch()))
 
 
 class _ImageRoutes(Mount):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-_SETTINGS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+_SETTINGS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
 _lock = threading.Lock()
 _inside = 0
 _before: list[str] = []

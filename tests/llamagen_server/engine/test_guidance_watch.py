@@ -72,7 +72,7 @@ async def test_an_engine_that_does_not_answer_changes_nothing(monkeypatch: pytes
 async def test_the_engine_is_polled_until_the_task_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guidance_watch, "POLL_SECONDS", 0.001)
     before, engine = read(), engine_with(guided=1)
-    task = asyncio.create_task(watch_guidance(engine))
+    task = asyncio.create_task(watch_guidance(engine, GuidanceWatch()))
 
     async def are_counted() -> bool:
         return grown(before) == [engine.counts.guided, 0, 0]
