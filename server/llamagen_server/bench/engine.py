@@ -16,8 +16,7 @@ from llamagen_server.bench.eager import EagerGPT
 from llamagen_server.bench.engine_options import DOWNSAMPLE, EngineOptions
 from llamagen_server.bench.roofline import Machine, measure_machine, roofline_seconds
 from llamagen_server.bench.step_profile import profile_step
-from llamagen_server.engine.arguments import default_flags, kv_cache_bytes, plan_engine
-from llamagen_server.engine.gpu import BLOCK_SIZE
+from llamagen_server.engine.arguments import GPU_BLOCK_SIZE, default_flags, kv_cache_bytes, plan_engine
 from llamagen_server.engine.vllm_engine import start_offline_engine
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline.build import open_model, stage_device, text_stage
@@ -208,7 +207,7 @@ def _start(options: EngineOptions, config: LlamaGenConfig) -> LLM:
     )
     if stage_device().type == "cuda":  # not all free memory: the baseline needs some
         images = max(options.batch) + 1
-        flags.kv_cache_memory_bytes = images * kv_cache_bytes(config, options.dtype, BLOCK_SIZE)
+        flags.kv_cache_memory_bytes = images * kv_cache_bytes(config, options.dtype, GPU_BLOCK_SIZE)
     with tempfile.TemporaryDirectory() as directory:
         config.save_pretrained(directory)
         plan = plan_engine(flags, str(options.model or directory), config)

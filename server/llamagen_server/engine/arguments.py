@@ -32,6 +32,8 @@ CONTAINER_WORKER = "vllm_llamagen.cpu_worker.ContainerWorker"
 
 CPU_BLOCK_SIZE = 32
 """Tokens per KV-cache block on a CPU. Smallest supported block: wastes least KV cache at the end of an image."""
+GPU_BLOCK_SIZE = 16
+"""Tokens per KV-cache block of vLLM on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,9 @@ def plan_engine(
         eager = EAGER_CPU_ENGINE_DEFAULTS if args.enforce_eager else {}
         ours = CPU_ENGINE_DEFAULTS | eager | place
     else:
+        _check_kv_cache(
+            args, kv_cache_bytes(config, args.dtype, args.block_size or GPU_BLOCK_SIZE) // args.tensor_parallel_size
+        )
         ours, compiled = GPU_ENGINE_DEFAULTS, {}
     environment |= {name: value for name, value in ours.items() if not is_set_by_user(name)} | compiled
     return EnginePlan(AsyncEngineArgs.from_cli_args(args), environment)
@@ -176,14 +181,18 @@ def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_b
         workers = args.tensor_parallel_size * args.data_parallel_size
         fits = (container.available_memory() - weight_bytes) // 2 // (bytes_per_image * workers)
         args.max_num_seqs = max(1, min(32, fits))
-    if args.kv_cache_memory_bytes is not None and args.kv_cache_memory_bytes < bytes_per_image:
-        raise ValueError(
-            f"--kv-cache-memory-bytes is {args.kv_cache_memory_bytes}, one image of this model needs {bytes_per_image}"
-        )
+    _check_kv_cache(args, bytes_per_image)
     if args.worker_cls == "auto" and container.has_memory_limit():
         args.worker_cls = CONTAINER_WORKER
     if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         args.kv_cache_memory_bytes = (args.max_num_seqs + 1) * bytes_per_image
+
+
+def _check_kv_cache(args: argparse.Namespace, bytes_per_image: int) -> None:
+    if args.kv_cache_memory_bytes is not None and args.kv_cache_memory_bytes < bytes_per_image:
+        raise ValueError(
+            f"--kv-cache-memory-bytes is {args.kv_cache_memory_bytes}, one image of this model needs {bytes_per_image}"
+        )
 
 
 def _compile_or_run_eager(args: argparse.Namespace) -> dict[str, str]:

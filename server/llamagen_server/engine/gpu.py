@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llamagen_server.engine.arguments import kv_cache_bytes
+from llamagen_server.engine.arguments import GPU_BLOCK_SIZE, kv_cache_bytes
 from vllm_llamagen.config import LlamaGenConfig
 
 if TYPE_CHECKING:
     from vllm_llamagen.vllm_compat import AsyncEngineArgs
 
-BLOCK_SIZE = 16
-"""Tokens per KV-cache block of vLLM."""
 MAX_NUM_SEQS = 256
 """Default number of images at a time; 512 rows, up to which vLLM captures CUDA graphs."""
 MIN_BATCHED_TOKENS = 2048
@@ -43,7 +41,7 @@ def fit_engine(
         memory = flags.kv_cache_memory_bytes
         if memory is None:
             memory = arguments.gpu_memory_utilization * total * (1 - ACTIVATIONS) - weight_bytes / workers
-        per_image = kv_cache_bytes(config, flags.dtype, BLOCK_SIZE) / workers
+        per_image = kv_cache_bytes(config, flags.dtype, flags.block_size or GPU_BLOCK_SIZE) / workers
         arguments.max_num_seqs = max(1, min(MAX_NUM_SEQS, int(memory / per_image)))
     if flags.max_num_batched_tokens is None:
         arguments.max_num_batched_tokens = max(MIN_BATCHED_TOKENS, (1 + flags.decode_window) * arguments.max_num_seqs)

@@ -17,7 +17,7 @@ from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.vllm_compat import current_platform
 
 
-@pytest.mark.skipif(not current_platform.is_cpu(), reason="a plan for a GPU has no variables")
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="about the variables of an engine on a CPU")
 def test_a_variable_of_the_user_counts_and_one_of_a_library_does_not(
     monkeypatch: pytest.MonkeyPatch, class_model_dir: Path, tmp_path: Path
 ) -> None:
@@ -35,7 +35,7 @@ def test_a_variable_of_the_user_counts_and_one_of_a_library_does_not(
     assert "TORCHINDUCTOR_CACHE_DIR" not in plan_engine(default_flags(), str(class_model_dir), config).environment
 
 
-@pytest.mark.skipif(not current_platform.is_cpu(), reason="a plan for a GPU has no variables")
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="about the variables of an engine on a CPU")
 def test_an_engine_is_eager_where_nothing_can_be_compiled(
     class_model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
