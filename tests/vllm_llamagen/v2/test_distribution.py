@@ -21,13 +21,15 @@ from vllm_llamagen.decode_window import WindowSampler
 pytestmark = pytest.mark.engine
 
 IMAGES, TOKENS, CODES = 20_000, 4, 2
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BOUND = 37.7
 """Chi-square with 15 degrees of freedom exceeds it once in a thousand times."""
 
 
 def toy_logits() -> Tensor:
     """Logits after each prefix, [prefixes, 2]. A prefix is a 1 followed by its codes, read as a binary number."""
-    return 1.5 * torch.randn(CODES ** (TOKENS + 1), CODES, generator=torch.Generator().manual_seed(8))
+    generator = torch.Generator("cpu").manual_seed(8)
+    return 1.5 * torch.randn(CODES ** (TOKENS + 1), CODES, generator=generator, device="cpu").to(DEVICE)
 
 
 def exact_probabilities() -> Tensor:
@@ -45,7 +47,7 @@ class NoiseSampler:
 
     def __init__(self) -> None:
         prefill_len = SimpleNamespace(gpu=torch.ones(IMAGES, dtype=torch.int32))
-        self.req_states = SimpleNamespace(max_num_reqs=IMAGES, device=torch.device("cpu"), prefill_len=prefill_len)
+        self.req_states = SimpleNamespace(max_num_reqs=IMAGES, device=DEVICE, prefill_len=prefill_len)
 
     def __call__(self, logits: Tensor, batch: Any) -> Any:
         temperature, seeds = torch.ones(IMAGES), torch.arange(IMAGES)
@@ -111,7 +113,7 @@ def quick() -> Iterator[None]:
         return num_sampled, cu_num_logits.diff() - num_sampled
 
     load_general_plugins()  # on a CPU, what stands in for the kernel that samples
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch, DEVICE:
         monkeypatch.setattr(decode_window, "get_num_sampled_and_rejected", num_sampled_and_rejected)
         yield
 
