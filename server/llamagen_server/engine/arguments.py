@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import logging
 import os
 from dataclasses import dataclass, field
@@ -169,6 +170,12 @@ def _set_decode_window(args: argparse.Namespace, config: LlamaGenConfig) -> None
 def _check_cpu_flags(args: argparse.Namespace) -> None:
     if args.enable_chunked_prefill:
         raise ValueError("--enable-chunked-prefill does not work on a CPU: vLLM cannot undo a seeded sample there")
+    v2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0")
+    if v2 != "0" and not (os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton")):
+        raise ValueError(
+            f"VLLM_USE_V2_MODEL_RUNNER is {v2}, must be 0 or unset: vLLM's V2 model runner needs a GPU; "
+            "on a CPU only tests run it (make v2-test)"
+        )
 
 
 def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_bytes: int) -> None:

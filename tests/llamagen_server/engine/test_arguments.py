@@ -108,3 +108,12 @@ def test_the_kv_cache_is_not_refused_for_the_cached_files_of_a_container(
     ):
         monkeypatch.setattr(container, "has_memory_limit", lambda limited=limited: limited)
         assert plan_engine(flags, str(class_model_dir), config).arguments.worker_cls == worker
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="GPUs run the V2 model runner")
+def test_the_model_runner_of_gpus_is_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch, class_model_dir: Path) -> None:
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="VLLM_USE_V2_MODEL_RUNNER is 1, must be 0 or unset"):
+        plan_engine(default_flags(), str(class_model_dir), config)
