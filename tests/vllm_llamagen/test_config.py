@@ -29,6 +29,13 @@ def test_heads_are_padded_to_a_supported_size() -> None:
     assert LlamaGenConfig().head_dim == LlamaGenConfig().branch_head_dim == 64
 
 
+def test_heads_of_both_branches_are_joined_where_the_kernels_support_twice_the_size() -> None:
+    assert LlamaGenConfig().can_join_heads
+    assert not LlamaGenConfig(cfg_branches=1).can_join_heads
+    assert not LlamaGenConfig(n_kv_head=6).can_join_heads
+    assert not LlamaGenConfig(dim=160 * 12).can_join_heads  # 320 is no size of theirs
+
+
 def test_official_sizes() -> None:
     widths = {name: size.ffn_hidden_dim for name, size in SIZES.items()}
     assert widths == {

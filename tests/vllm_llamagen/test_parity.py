@@ -15,7 +15,7 @@ from vllm import SamplingParams
 
 from vllm_llamagen import runner_v1, runner_v2
 from vllm_llamagen.guidance import Guidance, mix_branches
-from vllm_llamagen.vllm_compat import LinearBase, VLLMValidationError
+from vllm_llamagen.vllm_compat import LinearBase, VLLMValidationError, current_platform
 
 pytestmark = pytest.mark.engine
 
@@ -57,6 +57,18 @@ def test_text_model_logits(text_model: Golden) -> None:
 def test_grouped_query_attention_logits(gqa_model: Golden) -> None:
     """The official generate() cannot run such a model; the reference is its full forward."""
     assert_logits(gqa_model)
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="heads are joined on a CPU only")
+def test_both_layouts_of_the_cache_are_compared(class_model: Golden, hd100_model: Golden, gqa_model: Golden) -> None:
+    """Heads of both branches joined, joined and padded, and side by side."""
+
+    def heads(model: Any) -> tuple[int, int]:
+        attention = model.model.layers[0].attention.attn
+        return attention.num_kv_heads, attention.head_size
+
+    found = [model.llm.apply_model(heads)[0] for model in (class_model, hd100_model, gqa_model)]
+    assert found == [(4, 64), (2, 224), (4, 32)]
 
 
 def test_bad_guidance_is_refused_at_admission_and_the_engine_goes_on(class_model: Golden) -> None:

@@ -125,6 +125,11 @@ class LlamaGenConfig(PreTrainedConfig):
         raise ValueError(f"head size {self.branch_head_dim} is above {ATTENTION_HEAD_DIMS[-1]}, the largest supported")
 
     @property
+    def can_join_heads(self) -> bool:
+        """Whether the heads of both branches can be one head of twice the size, which vLLM's kernels must support."""
+        return self.cfg_branches == 2 and self.n_head == self.n_kv_head and 2 * self.head_dim in ATTENTION_HEAD_DIMS
+
+    @property
     def hidden_size(self) -> int:
         return self.dim
 

@@ -31,6 +31,7 @@ from vllm_llamagen.vllm_compat import (
     SupportsMRoPE,
     VllmConfig,
     VocabParallelEmbedding,
+    current_platform,
     get_tensor_model_parallel_world_size,
     support_torch_compile,
 )
@@ -73,11 +74,14 @@ class SelfAttention(nn.Module):
         )
         self.num_heads = config.n_head // tp_size
         self.num_kv_heads = config.n_kv_head // tp_size
+        self.joined = current_platform.is_cpu() and config.can_join_heads
+        """Whether the cache holds a head of both branches as one head of twice the size."""
+        joined = config.cfg_branches if self.joined else 1
         self.attn = Attention(
             self.branches * self.num_heads,
-            config.head_dim,
+            joined * config.head_dim,
             self.head_dim**-0.5,
-            num_kv_heads=self.branches * self.num_kv_heads,
+            num_kv_heads=self.branches * self.num_kv_heads // joined,
             cache_config=vllm_config.cache_config,
             quant_config=vllm_config.quant_config,
             prefix=f"{prefix}.attn",
@@ -88,14 +92,24 @@ class SelfAttention(nn.Module):
         qkv, _ = self.wqkv(x)
         heads = qkv.view(-1, self.branches, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)
-        q, k, v = (self._to_cache(t) for t in (rotate(q, cos_sin), rotate(k, cos_sin), v))
-        out = self.attn(q, k, v).view(-1, self.num_heads, self.head_dim + self.padding)
+        q, k, v = (F.pad(t, (0, self.padding)) for t in (rotate(q, cos_sin), rotate(k, cos_sin), v))
+        out = self._attend_joined(q, k, v) if self.joined else self.attn(q.flatten(1), k.flatten(1), v.flatten(1))
+        out = out.reshape(-1, self.num_heads, self.head_dim + self.padding)
         out, _ = self.wo(out[..., : self.head_dim].reshape(-1, self.num_heads * self.head_dim))
         return out
 
-    def _to_cache(self, t: Tensor) -> Tensor:
-        """[n, branches, heads, head_dim] -> [n, branches * heads * padded head_dim]: conditional heads come first."""
-        return F.pad(t, (0, self.padding)).flatten(1) if self.padding else t.flatten(1)
+    def _attend_joined(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Three times [n, 2, heads, size] -> [n, 2, heads, size].
+
+        A joined head is read once for both branches, in chunks of twice the length: a CPU's memory is slow at short
+        ones. A query is zero where the other branch's key is, and its output is what it takes from its own values.
+        """
+        size = q.shape[-1]
+        conditional, unconditional = q.unbind(1)
+        q = torch.stack([F.pad(conditional, (0, size)), F.pad(unconditional, (size, 0))], dim=2)
+        out = self.attn(q.flatten(1), k.transpose(1, 2).flatten(1), v.transpose(1, 2).flatten(1))
+        out = out.view(-1, self.num_heads, 2, 2, size)
+        return torch.stack([out[:, :, 0, 0], out[:, :, 1, 1]], dim=1)
 
 
 class FeedForward(nn.Module):
