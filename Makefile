@@ -6,7 +6,7 @@ V2 := VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1
 FAULTS := $(addprefix tests/faults/,engine_ends.py poisoned_request.py vanishing_clients.py overload.py soak.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve image test v2-test deploy-test fault-test lint types bench clean runtime dev v2 node
+.PHONY: help serve image test v2-test deploy-test fault-test lint types bench gpu-report clean runtime dev v2 node
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -22,7 +22,7 @@ test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start v
 	$(BIN)/python -m pytest $(ARGS)
 
 v2-test: v2 ## run the tests of the model on vLLM's V2 model runner, with Triton's interpreter
-	$(V2) $(BIN)/python -m pytest tests/vllm_llamagen -m engine $(ARGS)
+	$(V2) $(BIN)/python -m pytest tests/vllm_llamagen tests/scripts -m engine $(ARGS)
 
 deploy-test: dev ## run the tests of deploy/: chart, alerts, proxy, Ray Serve (needs prometheus and haproxy)
 	$(BIN)/python -m pytest deploy/tests $(ARGS)
@@ -41,6 +41,9 @@ types: dev node ## check the types (Python and JavaScript)
 
 bench: runtime ## measure the engine's speed (ARGS='--size L --batch 1 8 32')
 	@$(BIN)/llamagen bench engine $(ARGS)
+
+gpu-report: dev ## measure the whole system on this machine's GPU, part by part, into docs/benchmarks-gpu.md
+	@$(BIN)/python -m scripts.gpu_report $(ARGS)
 
 clean: ## remove caches and build output (.venv and node_modules stay)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -200,7 +200,7 @@ def test_make_help_lists_every_documented_target(root):
     listed = set(re.findall(r"^  make ([\w-]+)", done.stdout, flags=re.MULTILINE))
     assert listed == {
         "help", "serve", "image", "test", "v2-test", "v2", "deploy-test", "fault-test", "lint", "types", "bench",
-        "clean",
+        "gpu-report", "clean",
     }  # fmt: skip
 
 

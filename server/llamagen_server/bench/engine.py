@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import statistics
 import tempfile
 import time
@@ -25,6 +26,8 @@ from vllm_llamagen.config import SIZES, LlamaGenConfig
 if TYPE_CHECKING:
     from vllm import LLM
 
+logger = logging.getLogger(__name__)
+
 CAPTION = "a large red circle on a white background"
 
 Work = Callable[[], object]
@@ -38,6 +41,8 @@ class EngineResult:
 
     num_image_tokens: int
     dtype: torch.dtype
+    v2_model_runner: bool
+    """Whether vLLM's V2 model runner ran the model."""
     machine: Machine
     rows: list[Row]
     profile: dict[str, float] | None
@@ -61,20 +66,23 @@ def measure_engine(options: EngineOptions) -> EngineResult:
     run = _Run(options, config, llm, prompts, dtype, machine)
     rows = [run.measure(batch) for batch in options.batch]
     profile = profile_step(run.engine(len(prompts)), config.num_image_tokens) if options.profile else None
+    v2_model_runner = bool(llm.llm_engine.vllm_config.use_v2_model_runner)
     llm.llm_engine.engine_core.shutdown()
-    return EngineResult(config.num_image_tokens, dtype, machine, rows, profile)
+    return EngineResult(config.num_image_tokens, dtype, v2_model_runner, machine, rows, profile)
 
 
-def figures(batch: int, tokens: int, seconds: Mapping[str, float], roofline_s: float) -> Row:
+def figures(batch: int, tokens: int, seconds: Mapping[str, float | None], roofline_s: float) -> Row:
     """Returns the figures of one batch.
 
     Args:
         batch: images in the batch.
         tokens: image tokens of one image, which is also the number of decode steps.
-        seconds: time of the batch, as ``engine_s`` and, if the baseline ran, ``eager_s``.
+        seconds: time of the batch, as ``engine_s`` and, if there is a baseline, ``eager_s``: None if it ran out of
+            memory.
         roofline_s: shortest possible time, see `roofline_seconds`.
     """
     engine_s = seconds["engine_s"]
+    assert engine_s is not None
     row: Row = {
         **seconds,
         "batch": batch,
@@ -84,7 +92,9 @@ def figures(batch: int, tokens: int, seconds: Mapping[str, float], roofline_s: f
         "roofline_s": roofline_s,
         "roofline_fraction": roofline_s / engine_s,
     }
-    return row | {"ratio": seconds["eager_s"] / engine_s} if "eager_s" in seconds else row
+    if "eager_s" in seconds:
+        row["ratio"] = seconds["eager_s"] / engine_s if seconds["eager_s"] is not None else None
+    return row
 
 
 def median_seconds(work: Mapping[str, Work], repeat: int) -> dict[str, float]:
@@ -130,16 +140,25 @@ class _Run:
     machine: Machine
 
     def measure(self, batch: int) -> Row:
-        work = {"engine_s": self.engine(batch)}
-        if self.options.baseline:
-            work["eager_s"] = self.baseline(batch)
         before = count_guesses(self.llm) if self.options.decode_window else None
-        seconds = median_seconds(work, self.options.repeat)
+        seconds = self.seconds(batch)
         roofline_s = roofline_seconds(self.config, batch, self.dtype.itemsize, self.machine)
         row = figures(batch, self.config.num_image_tokens, seconds, roofline_s)
         if before:
             row["tokens_per_step"] = tokens_per_step(before, count_guesses(self.llm))
         return row
+
+    def seconds(self, batch: int) -> Mapping[str, float | None]:
+        """Returns the times of a batch as `figures` takes them."""
+        work = {"engine_s": self.engine(batch)}
+        if not self.options.baseline:
+            return median_seconds(work, self.options.repeat)
+        try:
+            return median_seconds({**work, "eager_s": self.baseline(batch)}, self.options.repeat)
+        except torch.OutOfMemoryError as error:
+            logger.warning("batch %d: the baseline ran out of memory: %s", batch, error)
+        torch.cuda.empty_cache()  # not before the exception, whose frames hold the baseline's tensors, is gone
+        return {**median_seconds(work, self.options.repeat), "eager_s": None}
 
     def engine(self, batch: int) -> Work:
         """Returns a function that generates one batch with vLLM."""

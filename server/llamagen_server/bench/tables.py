@@ -16,14 +16,23 @@ ENGINE_COLUMNS = {
     "ratio": ("times as fast as eager", 2),
     "tokens_per_step": ("tokens per step of an image", 2),
 }
-"""Heading and digits of each figure of `llamagen_server.bench.engine.figures`. The last three are not always there."""
+"""Heading and digits of each figure of `llamagen_server.bench.engine.figures`. The last three are not always there.
+
+A figure of the baseline is None if it ran out of memory.
+"""
 
 
 def engine_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table of ``llamagen bench engine``: one line per batch size."""
     columns = {name: column for name, column in ENGINE_COLUMNS.items() if name in rows[0]}
-    lines = [[str(row["batch"]), *(f"{row[name]:.{digits}f}" for name, (_, digits) in columns.items())] for row in rows]
+    lines = [
+        [str(row["batch"]), *(_figure(row[name], digits) for name, (_, digits) in columns.items())] for row in rows
+    ]
     return _table(["batch", *(heading for heading, _ in columns.values())], lines)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "out of memory" if value is None else f"{value:.{digits}f}"
 
 
 def window_table(rows: Sequence[Mapping[str, Any]]) -> str:

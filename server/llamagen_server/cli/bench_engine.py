@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,12 @@ def run(args: argparse.Namespace) -> None:
         return
     result = measure_engine(options)
     _log(options, result)
-    figures: dict[str, Any] = {"rows": result.rows}
+    figures: dict[str, Any] = {
+        "dtype": str(result.dtype).removeprefix("torch."),
+        "v2_model_runner": result.v2_model_runner,
+        "machine": asdict(result.machine),
+        "rows": result.rows,
+    }
     if result.profile:
         figures["profile"] = result.profile
     save_result(args, figures, **({"size": None, "image_size": None} if args.model else {}))

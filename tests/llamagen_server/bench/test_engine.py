@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from llamagen_server.bench.engine import Guesses, figures, median_seconds, tokens_per_step
+from llamagen_server.bench.engine import Guesses, _Run, figures, median_seconds, random_config, tokens_per_step
 from llamagen_server.bench.engine_options import EngineOptions
+from llamagen_server.bench.roofline import Machine
 from llamagen_server.bench.step_profile import PARTS
+from llamagen_server.bench.tables import engine_table
 
 
 @pytest.mark.engine
@@ -31,6 +34,9 @@ def test_a_run(tmp_path: Path) -> None:
     assert set(saved["profile"]) == {*PARTS, "rest"}
     assert min(saved["profile"].values()) > 0  # 0: a part's functions have other names in this vLLM
     assert saved["settings"]["batch"] == [1, 2]
+    assert saved["dtype"] == "float32"
+    assert saved["v2_model_runner"] in (True, False)
+    assert min(saved["machine"].values()) > 0
 
 
 def test_tokens_per_step() -> None:
@@ -45,6 +51,30 @@ def test_figures() -> None:
     assert row["roofline_fraction"] == pytest.approx(0.6)
     assert row["ratio"] == 2.5
     assert "ratio" not in figures(8, 256, {"engine_s": 2.0}, roofline_s=1.2)
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_baseline_without_memory_leaves_the_engines_figures(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    """Whether it fails at once or after a round."""
+
+    class Baseline(torch.nn.Module):
+        def __init__(self, *args: object) -> None:
+            super().__init__()
+            self.left = rounds
+
+        def generate(self, *args: object) -> None:
+            if not self.left:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.left -= 1
+
+    monkeypatch.setattr("llamagen_server.bench.engine.EagerGPT", Baseline)
+    monkeypatch.setattr(_Run, "engine", lambda self, batch: lambda: None)
+    options = EngineOptions(image_size=32, baseline="eager")
+    run = _Run(options, random_config(options), None, [], torch.float32, Machine(1e9, 1e9))  # type: ignore[arg-type]
+    row = run.measure(2)
+    assert row["engine_s"] > 0
+    assert (row["eager_s"], row["ratio"]) == (None, None)
+    assert engine_table([row]).endswith("| out of memory | out of memory |")
 
 
 def test_work_takes_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

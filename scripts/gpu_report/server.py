@@ -1,0 +1,56 @@
+"""Part ``server``: a server with the demo model, under the load of ``llamagen bench serve``.
+
+Flags besides those below go to ``llamagen bench serve``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from demo.captions import held_out_captions
+
+LLAMAGEN = (sys.executable, "-m", "llamagen_server")
+READY = re.compile(r"is ready after \d+ s: (http://[\w.:\[\]-]+)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--enforce-eager", action="store_true", help="a flag of the server")
+    args, load = parser.parse_known_args()
+    eager = ["--enforce-eager"] if args.enforce_eager else []
+    with tempfile.TemporaryDirectory() as folder:
+        captions, log = Path(folder) / "captions.txt", Path(folder) / "server.log"
+        captions.write_text("\n".join(caption.text for caption in held_out_captions()))
+        with log.open("w") as output:
+            server = subprocess.Popen([*LLAMAGEN, "serve", "--port", "0", *eager], stdout=output, stderr=output)
+        try:
+            url = wait_until_ready(server, log)
+            bench = [*LLAMAGEN, "bench", "serve", "--base-url", url, "--prompts", str(captions), *load]
+            return subprocess.run(bench, check=False).returncode
+        finally:
+            server.terminate()
+            server.wait()
+            print("\n".join(line for line in log.read_text().splitlines() if "POST /generate" not in line))
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> str:
+    """Returns the address of the server. The part's time limit bounds the wait.
+
+    Raises:
+        RuntimeError: the server has ended.
+    """
+    while not (ready := READY.search(log.read_text())):
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with status {server.returncode}")
+        time.sleep(0.2)
+    return ready[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
