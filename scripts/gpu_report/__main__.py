@@ -101,9 +101,10 @@ def write_report(parts: Sequence[Part], out: Path, machine: Mapping[str, Any], t
         read_record(part, out, machine) or {"name": part.name, "command": part.shown, "status": "not run"}
         for part in parts
     ]
-    report = {"tiny": tiny, "machine": machine, "parts": records}
-    write_whole(target / RESULT, json.dumps(report, indent=2) + "\n")
-    write_whole(target / PAGE, page(report))
+    text = json.dumps({"tiny": tiny, "machine": machine, "parts": records}, indent=2)
+    text = text.replace(f"{ROOT}/", "")  # the page may be committed
+    write_whole(target / RESULT, f"{text}\n")
+    write_whole(target / PAGE, page(json.loads(text)))
     print(target / PAGE)
 
 

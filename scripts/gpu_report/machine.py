@@ -19,6 +19,8 @@ import llamagen_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("server", "vllm_plugin", "tokenizer")
+VARIABLES = ("TRITON_INTERPRET", "VLLM_USE_V2_MODEL_RUNNER")
+"""Variables that choose vLLM's model runner."""
 
 
 def describe() -> dict[str, Any]:
@@ -34,6 +36,7 @@ def describe() -> dict[str, Any]:
         "triton": version("triton"),
         "transformers": version("transformers"),
         "llamagen-serve": llamagen_server.__version__,
+        "variables": " ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ) or None,
         "source digest": source_digest(),
         "git revision": output("git", "rev-parse", "--short", "HEAD"),
     }

@@ -19,17 +19,8 @@ from scripts.gpu_report.parts import Part, Result
 ROOT = Path(__file__).resolve().parents[2]
 LAST_LINES = 15
 MADE_WITH = (
-    "GPU",
-    "GPU memory",
-    "driver",
-    "CUDA",
-    "CPU",
-    "cores",
-    "Python",
-    "torch",
-    "vLLM",
-    "triton",
-    "source digest",
+    *("GPU", "GPU memory", "driver", "CUDA", "CPU", "cores"),
+    *("Python", "torch", "vLLM", "triton", "variables", "source digest"),
 )
 """Facts of the machine that must be the same for a part's file to be used again."""
 

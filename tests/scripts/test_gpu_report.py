@@ -119,9 +119,13 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_without_a_gpu_the_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("PATH", "")  # no git
+    for name in gpu_machine.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     facts = gpu_machine.describe()
     assert facts["CPU"]
     assert facts["torch"] == torch.__version__
+    assert facts["variables"] == "VLLM_USE_V2_MODEL_RUNNER=0"
     assert {"GPU", "driver", "CUDA", "git revision"} & facts.keys() == set()
 
 
@@ -135,7 +139,7 @@ def test_a_part_leaves_its_result_and_is_used_again_on_the_same_machine(tmp_path
     assert read_record(ran, tmp_path, MACHINE) == record
     assert read_record(part(WRITES + " "), tmp_path, MACHINE) is None
     assert read_record(replace(ran, name="other"), tmp_path, MACHINE) is None
-    for name in ("CPU", "torch", "source digest"):
+    for name in ("CPU", "torch", "variables", "source digest"):
         assert read_record(ran, tmp_path, {**MACHINE, name: "another"}) is None
     assert read_record(ran, tmp_path, {**MACHINE, "git revision": "123"}) == record  # a page was committed, say
 
@@ -262,6 +266,12 @@ def test_only_figures_of_a_gpu_go_to_docs(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert {file.name for file in (root / "docs").iterdir()} == {"benchmarks-gpu.json", "benchmarks-gpu.md"}
 
 
+def test_the_report_has_no_path_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    failing = part(f"raise FileNotFoundError('{gpu_report.ROOT}/models/x')")
+    _, report = run(monkeypatch, [failing], tmp_path)
+    assert report["parts"][0]["last_lines"][-1] == "FileNotFoundError: models/x"
+
+
 def test_the_list_has_names_and_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_report.main(["--list", "--only", "table-3B"]) == 0
     [name, command] = capsys.readouterr().out.splitlines()
@@ -320,17 +330,11 @@ def test_a_tiny_report(root: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_V2, reason="needs vLLM's V2 model runner: make v2-test")
 def test_a_tiny_report_of_decode_windows(root: Path, tmp_path: Path) -> None:
-    done, report, text = tiny_report(root, tmp_path, "parity-v2", "parity-windows", "windows-*")
+    names = ("parity-v2", "parity-windows", "windows-demo-0", "windows-demo-4")
+    done, report, text = tiny_report(root, tmp_path, *names)
     measured = results(report)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(measured) == {
-        "parity-v2",
-        "parity-windows",
-        "windows-demo-0",
-        "windows-demo-4",
-        "windows-B-0",
-        "windows-B-4",
-    }
+    assert set(measured) == set(names)
     assert all(measured[name]["passed"] == 1 for name in ("parity-v2", "parity-windows"))
     [row] = measured["windows-demo-4"]["rows"]
     assert 1 < row["tokens_per_step"] <= 5
