@@ -13,6 +13,10 @@ from scripts.gpu_report.parity import read_junit
 LIMIT_S = 480
 """Time limit of a part. Machines that are lent by the call often end a call after ten minutes."""
 
+TESTS = "tests/vllm_llamagen"
+NOT_COMPILED = ("decode_window", "servers", "gumbel_kernel")
+"""Parts of their own, and a test of what stands in for a GPU."""
+
 Result = dict[str, Any]
 
 
@@ -59,12 +63,12 @@ class Scale:
 
 FULL = Scale(
     parity={
-        "v1": ("tests/vllm_llamagen",),
-        "v2": ("tests/vllm_llamagen", "--ignore=tests/vllm_llamagen/v2"),
-        # Starting an engine or a server takes most of the time, so each file is a part.
-        "windows": ("tests/vllm_llamagen/v2/test_decode_window.py",),
-        "compiled": ("tests/vllm_llamagen/v2/test_compiled.py", "tests/vllm_llamagen/v2/test_calibration.py"),
-        "servers": ("tests/vllm_llamagen/v2/test_servers.py",),
+        "v1": (TESTS,),
+        "v2": (TESTS, f"--ignore={TESTS}/v2"),
+        # Engines and servers that start take most of the time, so the files that start many are parts of their own.
+        "windows": (f"{TESTS}/v2/test_decode_window.py",),
+        "servers": (f"{TESTS}/v2/test_servers.py",),
+        "compiled": (f"{TESTS}/v2", *(f"--ignore={TESTS}/v2/test_{name}.py" for name in NOT_COMPILED)),
     },
     sizes=("B", "L", "XL", "XXL", "3B"),
     # Estimates for an H200, from counts of kernels and bytes. The baseline decides: up to 32 images it waits for
@@ -83,9 +87,9 @@ FULL = Scale(
 
 TINY = Scale(
     parity={
-        "v1": ("tests/vllm_llamagen/test_parity.py::test_class_model_tokens",),
-        "v2": ("tests/vllm_llamagen/test_parity.py::test_class_model_tokens",),
-        "windows": ("tests/vllm_llamagen/v2/test_decode_window.py", "-k", "last_bit and 4"),
+        "v1": (f"{TESTS}/test_parity.py::test_class_model_tokens",),
+        "v2": (f"{TESTS}/test_parity.py::test_class_model_tokens",),
+        "windows": (f"{TESTS}/v2/test_decode_window.py", "-k", "last_bit and 4"),
     },
     sizes=("B",),
     table={"": ((1, 2), 1)},

@@ -17,7 +17,7 @@ import psutil
 from scripts.gpu_report.parts import Part, Result
 
 ROOT = Path(__file__).resolve().parents[2]
-LAST_LINES = 15
+LAST_LINES = 30
 MADE_WITH = (
     *("GPU", "GPU memory", "driver", "CUDA", "CPU", "cores"),
     *("Python", "torch", "vLLM", "triton", "variables", "source digest"),
