@@ -92,13 +92,13 @@ TINY = Scale(
         "windows": (f"{TESTS}/v2/test_decode_window.py", "-k", "last_bit and 4"),
     },
     sizes=("B",),
-    table={"": ((1, 2), 1)},
+    table={"": ((2,), 1)},
     image_size=32,
     windows=(0, 4),
     window_size="B",
     window_batches=(1,),
     decode=("--image-size", "32", "--batch", "1", "2", "--images", "2"),
-    load=("--max-concurrency", "1", "2", "--num-prompts", "2", "--num-warmups", "1"),
+    load=("--max-concurrency", "1", "2", "--num-prompts", "2", "--num-warmups", "0"),
     engine=("--enforce-eager",),
 )
 """For tests on a CPU. Windows need vLLM's V2 model runner, and so `make v2-test`'s variables."""

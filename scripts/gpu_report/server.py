@@ -1,7 +1,4 @@
-"""Part ``server``: a server with the demo model, under the load of ``llamagen bench serve``.
-
-Flags besides those below go to ``llamagen bench serve``.
-"""
+"""Part ``server``: a server with the demo model, under the load of ``llamagen bench serve``, whose flags it takes."""
 
 from __future__ import annotations
 
@@ -15,24 +12,27 @@ from pathlib import Path
 
 from demo.captions import held_out_captions
 
-LLAMAGEN = (sys.executable, "-m", "llamagen_server")
+from llamagen_server.cli import bench_http
+from llamagen_server.core import logs
+
 READY = re.compile(r"is ready after \d+ s: (http://[\w.:\[\]-]+)")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--enforce-eager", action="store_true", help="a flag of the server")
-    args, load = parser.parse_known_args()
-    eager = ["--enforce-eager"] if args.enforce_eager else []
+    bench_http.add_arguments(parser)
+    args = parser.parse_args()
+    logs.set_up()
+    serve = ["serve", "--port", "0", *(["--enforce-eager"] if args.enforce_eager else [])]
     with tempfile.TemporaryDirectory() as folder:
-        captions, log = Path(folder) / "captions.txt", Path(folder) / "server.log"
-        captions.write_text("\n".join(caption.text for caption in held_out_captions()))
+        args.prompts, log = Path(folder) / "captions.txt", Path(folder) / "server.log"
+        args.prompts.write_text("\n".join(caption.text for caption in held_out_captions()))
         with log.open("w") as output:
-            server = subprocess.Popen([*LLAMAGEN, "serve", "--port", "0", *eager], stdout=output, stderr=output)
+            server = subprocess.Popen([sys.executable, "-m", "llamagen_server", *serve], stdout=output, stderr=output)
         try:
-            url = wait_until_ready(server, log)
-            bench = [*LLAMAGEN, "bench", "serve", "--base-url", url, "--prompts", str(captions), *load]
-            return subprocess.run(bench, check=False).returncode
+            args.base_url = wait_until_ready(server, log)
+            bench_http.run(args)
         finally:
             server.terminate()
             server.wait()
@@ -53,4 +53,4 @@ def wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
