@@ -22,7 +22,7 @@ from scripts.gpu_report import __main__ as gpu_report
 from scripts.gpu_report import machine as gpu_machine
 from scripts.gpu_report.parity import read_junit
 from scripts.gpu_report.parts import FULL, LIMIT_S, TINY, Part, all_parts
-from scripts.gpu_report.running import read_record, run_part
+from scripts.gpu_report.running import ROOT, read_record, run_part
 
 from llamagen_server.bench.engine_options import EngineOptions
 from llamagen_server.cli import bench_engine, bench_http
@@ -267,7 +267,7 @@ def test_only_figures_of_a_gpu_go_to_docs(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_the_report_has_no_path_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    failing = part(f"raise FileNotFoundError('{gpu_report.ROOT}/models/x')")
+    failing = part(f"raise FileNotFoundError('{ROOT}/models/x')")
     _, report = run(monkeypatch, [failing], tmp_path)
     assert report["parts"][0]["last_lines"][-1] == "FileNotFoundError: models/x"
 
