@@ -31,6 +31,7 @@ MACHINE = {"CPU": "a processor", "torch": "2.13.0", "source digest": "abc"}
 WRITES = "import sys; open(sys.argv[-1], 'w').write('{\"rows\": [1]}')"
 HAS_GPU = torch.cuda.is_available()
 HAS_V2 = HAS_GPU or os.environ.get("TRITON_INTERPRET") == "1"
+needs_v2 = pytest.mark.skipif(not HAS_V2, reason="a whole report needs vLLM's V2 model runner: make v2-test")
 
 
 def part(code: str, **changes: Any) -> Part:
@@ -299,6 +300,7 @@ def results(report: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.engine
 @pytest.mark.slow
+@needs_v2
 def test_a_tiny_report(root: Path, tmp_path: Path) -> None:
     names = ("parity-v1", "table-B", "decode", "server")
     done, report, text = tiny_report(root, tmp_path, *names)
@@ -328,7 +330,7 @@ def test_a_tiny_report(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_V2, reason="needs vLLM's V2 model runner: make v2-test")
+@needs_v2
 def test_a_tiny_report_of_decode_windows(root: Path, tmp_path: Path) -> None:
     names = ("parity-v2", "parity-windows", "windows-demo-0", "windows-demo-4")
     done, report, text = tiny_report(root, tmp_path, *names)
