@@ -19,7 +19,7 @@ from vllm_llamagen import guidance_counts
 from vllm_llamagen.guidance import mix_branches, pad_vocab
 from vllm_llamagen.guidance_counts import EXTENSION, GuidanceCounts, ImageGuidance
 from vllm_llamagen.runner_v1 import GuidanceV1, UnguidedV1
-from vllm_llamagen.runner_v2 import GuidanceV2
+from vllm_llamagen.runner_v2 import GuidanceV2, Sampled
 from vllm_llamagen.vllm_compat import BatchUpdate
 
 CODES, VOCAB, TOKENS = 6, 8, 16
@@ -79,9 +79,15 @@ class RunnerV2:
 
     def step(self, guessed: int = 0, accepted: int = 0) -> None:
         """Samples a token, and ``accepted`` of the ``guessed`` ones after it."""
-        n = len(self.slots)
-        self.guidance.note(self.slots, np.full(n, 1 + self.sampled + guessed), np.full(n, 1 + guessed))
+        n, rows = len(self.slots), 1 + guessed
+        self.guidance.expect(Sampled(self.slots, np.full(n, self.sampled + rows), np.full(n, rows)))
+        slots = torch.from_numpy(self.slots).repeat_interleave(rows)
+        self.guidance.begin(slots, self.sampled + torch.arange(rows).repeat(n), self.slots)
+        self.logits(torch.zeros(n * rows, self.guidance.branches * CODES))
         self.sampled += 1 + accepted
+
+    def logits(self, hidden_states: Tensor) -> None:
+        self.guidance.logits(hidden_states, lambda mixed: mixed)
 
 
 Runner = RunnerV1 | RunnerV2
@@ -145,6 +151,14 @@ def test_a_sampler_that_never_calls_the_processor_is_found(counts: GuidanceCount
     runner = RunnerV1()
     runner.enter(GUIDED, PLAIN)
     runner.processor.apply = lambda logits: logits  # type: ignore[method-assign]
+    run(runner)
+    assert (counts.guided, counts.unguided) == (0, 1)
+
+
+def test_a_model_that_never_mixes_is_found(counts: GuidanceCounts) -> None:
+    runner = RunnerV2()
+    runner.enter(GUIDED, PLAIN)
+    runner.logits = lambda hidden_states: None  # type: ignore[method-assign]
     run(runner)
     assert (counts.guided, counts.unguided) == (0, 1)
 

@@ -150,6 +150,9 @@ def test_v2_forces_tokens_and_continues_images() -> None:
 
 def test_v2_refuses_rows_that_were_not_announced() -> None:
     guidance = v2()
+    for slot in (0, 1):
+        guidance.enter(slot, params(), prompt_len=1, done=0)
+    guidance.write()
     v2_logits(guidance, [0], [0])
     with pytest.raises(RuntimeError, match="they would not be guided"):
         guidance.logits(torch.zeros(1, 2 * CODES), lambda mixed: mixed)

@@ -6,7 +6,7 @@ head, which then has half the rows, and logits are as wide as the vocabulary fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from vllm_llamagen.decode_window import WindowSampler
 from vllm_llamagen.guidance import Guidance, default_guidance, force_tokens, mix_branches, pad_vocab
 from vllm_llamagen.guidance_counts import ImageGuidance
-from vllm_llamagen.vllm_compat import DefaultModelState
+from vllm_llamagen.vllm_compat import DefaultModelState, async_tensor_h2d
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -34,6 +34,27 @@ class Rows(NamedTuple):
     tokens: Tensor
     """[n], int64: the index in the image of the token that each row samples."""
     any_forced: bool
+
+
+class Entry(NamedTuple):
+    """A request that enters, for the tables on the device."""
+
+    scales: np.ndarray
+    """[num_image_tokens], float32."""
+    forced: list[int]
+    """[num_image_tokens]."""
+    offset: int
+
+
+class Sampled(NamedTuple):
+    """What a step samples, as far as the host knows before it has run."""
+
+    slots: np.ndarray
+    """[requests]."""
+    lengths: np.ndarray
+    """[requests], the longest that each sequence can be, with what the step reads of it."""
+    counts: np.ndarray
+    """[requests], rows of each request."""
 
 
 class GuidanceV2:
@@ -55,10 +76,15 @@ class GuidanceV2:
         self.offset = torch.zeros(size, dtype=torch.int64, device=device)
         """From a position in the sequence to the index in the image of the token that is sampled after it."""
         self.has_forced = np.zeros(size, dtype=bool)
-        self.entered: dict[int, Guidance] = {}
+        self.is_image = np.zeros(size, dtype=bool)
+        self.entered: dict[int, Entry] = {}
         self.prompt_lens = np.zeros(size, dtype=np.int64)
         self.images: dict[int, ImageGuidance] = {}
         self.rows: Rows | None = None
+        self.has_images = False
+        """Whether the rows announced last are an image's."""
+        self.sampled: Sampled | None = None
+        """What was announced, and not mixed yet."""
 
     def enter(self, slot: int, params: SamplingParams, prompt_len: int, done: int, is_image: bool = True) -> None:
         """Takes in a request. `write` makes it count.
@@ -67,27 +93,31 @@ class GuidanceV2:
             done: number of tokens sampled before a preemption.
             is_image: False for a request of vLLM's own, which is not counted.
         """
-        guidance = self.entered[slot] = Guidance.from_params(params, self.default)
+        guidance = Guidance.from_params(params, self.default)
+        scales = np.array(guidance.scales(self.num_tokens), dtype=np.float32)
+        forced = guidance.forced(self.num_tokens, self.codebook_size)
+        self.entered[slot] = Entry(scales, forced, guidance.start_index + 1 - prompt_len)
         self.has_forced[slot] = bool(guidance.forced_tokens)
         self.prompt_lens[slot] = prompt_len
+        self.is_image[slot] = is_image
         self.images.pop(slot, None)
         if is_image:
-            asked = any(scale != 1 for scale in guidance.scales(self.num_tokens)[guidance.start_index :])
-            self.images[slot] = ImageGuidance(asked, done)
+            self.images[slot] = ImageGuidance(bool((scales[guidance.start_index :] != 1).any()), done)
 
     def write(self) -> None:
         """Writes the requests that entered into the tables."""
         if not self.entered:
             return
-        slots = list(self.entered)
-        scales = [guidance.scales(self.num_tokens) for guidance in self.entered.values()]
-        forced = [guidance.forced(self.num_tokens, self.codebook_size) for guidance in self.entered.values()]
-        starts = [guidance.start_index for guidance in self.entered.values()]
-        offset = np.array(starts) + 1 - self.prompt_lens[slots]
-        index = torch.tensor(slots, device=self.device)
-        for table, values in ((self.scales, scales), (self.forced, forced), (self.offset, offset)):
-            table[index] = torch.as_tensor(values, dtype=table.dtype, device=self.device)
+        index = self._to_device(list(self.entered), np.int64)
+        scales, forced, offsets = zip(*self.entered.values(), strict=True)
+        self.scales[index] = self._to_device(scales, np.float32)
+        self.forced[index] = self._to_device(forced, np.int64)
+        self.offset[index] = self._to_device(offsets, np.int64)
         self.entered.clear()
+
+    def _to_device(self, values: Sequence[Any], dtype: type[np.generic]) -> Tensor:
+        """Copies from pinned memory: an ordinary copy would wait for all of the GPU's work."""
+        return async_tensor_h2d(np.array(values, dtype=dtype), device=self.device)
 
     def begin(self, slots: Tensor, positions: Tensor, slots_np: np.ndarray) -> None:
         """Announces the rows of the next `logits`.
@@ -99,6 +129,13 @@ class GuidanceV2:
         """
         tokens = (positions + self.offset[slots]).clamp_(0, self.num_tokens - 1)
         self.rows = Rows(slots, tokens, bool(self.has_forced[slots_np].any()))
+        self.has_images = bool(self.is_image[slots_np].any())
+
+    def expect(self, sampled: Sampled) -> None:
+        """Announces what a step samples. It counts when `logits` mixes it; if that is never called, as unguided."""
+        if self.sampled:
+            self._count(self.sampled, mixed=False)
+        self.sampled = sampled
 
     def logits(self, hidden_states: Tensor, head: Callable[[Tensor], Tensor | None]) -> Tensor | None:
         """Returns the logits of the rows.
@@ -115,27 +152,28 @@ class GuidanceV2:
         """
         rows, self.rows = self.rows, None
         if rows is None or len(rows.slots) != len(hidden_states):
-            raise RuntimeError("vLLM asks for logits of rows that it has not announced: they would not be guided")
+            if self.has_images:
+                raise RuntimeError("vLLM asks for logits of rows that it has not announced: they would not be guided")
+            rows = None  # vLLM warms up, and also computes the logits of prompts, which no image may ask for
         if self.branches == 2:
-            hidden_states = mix_branches(hidden_states, self.scales[rows.slots, rows.tokens])
+            scale = self.scales[rows.slots, rows.tokens] if rows else hidden_states.new_ones(1, dtype=torch.float32)
+            hidden_states = mix_branches(hidden_states, scale)
+        if self.sampled:
+            self._count(self.sampled, mixed=self.branches == 2)
+            self.sampled = None
         logits = head(hidden_states.float())
         if logits is None:
             return None
         logits = pad_vocab(logits.float(), self.vocab_size)
-        return force_tokens(logits, self.forced[rows.slots, rows.tokens]) if rows.any_forced else logits
+        if rows is None or not rows.any_forced:
+            return logits
+        return force_tokens(logits, self.forced[rows.slots, rows.tokens])
 
-    def note(self, slots_np: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> None:
-        """Notes that tokens of images are sampled now.
-
-        Args:
-            slots_np: [requests].
-            lengths: [requests], the longest that each sequence can be, with what the step reads of it.
-            counts: [requests], rows of each request.
-        """
-        tokens = lengths + 1 - counts - self.prompt_lens[slots_np]
-        for slot, token, count in zip(slots_np.tolist(), tokens.tolist(), counts.tolist(), strict=True):
+    def _count(self, sampled: Sampled, mixed: bool) -> None:
+        tokens = sampled.lengths + 1 - sampled.counts - self.prompt_lens[sampled.slots]
+        for slot, token, count in zip(sampled.slots.tolist(), tokens.tolist(), sampled.counts.tolist(), strict=True):
             if image := self.images.get(slot):
-                image.sample(max(0, token), mixed=self.branches == 2 and slot not in self.entered, count=count)
+                image.sample(max(0, token), mixed=mixed and slot not in self.entered, count=count)
 
 
 class LlamaGenModelState(DefaultModelState):
@@ -173,7 +211,7 @@ class LlamaGenModelState(DefaultModelState):
         super().preprocess_state(input_batch, *args, **kwargs)  # real steps only; dummy runs leave this hook out
         slots = input_batch.idx_mapping_np
         lengths = input_batch.seq_lens_cpu_upper_bound.numpy()[: len(slots)]
-        self.guidance.note(slots, lengths, np.diff(input_batch.cu_num_logits_np))
+        self.guidance.expect(Sampled(slots, lengths, np.diff(input_batch.cu_num_logits_np)))
         if self.window:
             self.window.write_drafts(input_batch)
 

@@ -31,6 +31,7 @@ first vLLM release that has the name at this place.
 | get_allowed_cpu_list | 0.20 | cores and memory nodes that this process may use |
 | CPUWorker | 0.9 | a worker whose KV cache is not compared with a container's free memory |
 | SamplerV2, SamplerOutput, get_num_sampled_and_rejected | 0.19 | the V2 runner's sampler, which decode windows wrap |
+| async_tensor_h2d | 0.32 | a copy to the GPU that waits for nothing |
 | DefaultModelState, InputBatch, RequestState, NewRequestData | 0.19 | a model's own state in the V2 model runner, and what its hooks get |
 """  # noqa: E501
 
@@ -60,6 +61,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.sequence import IntermediateTensors
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -117,6 +119,7 @@ __all__ = [
     "VerifyAndUpdateConfig",
     "VllmConfig",
     "VocabParallelEmbedding",
+    "async_tensor_h2d",
     "current_platform",
     "get_allowed_cpu_list",
     "get_num_sampled_and_rejected",
