@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TORCH_VERSION=2.13.0
-MIN_DRIVER=580 # NVIDIA's first one for CUDA 13
+MIN_DRIVER=${MIN_DRIVER:-580} # NVIDIA's first one for CUDA 13; with its package cuda-compat older ones do
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 die() { echo "install.sh: $*" >&2; exit 1; }

@@ -20,8 +20,15 @@ KV_CACHE_BYTES = 2**28
 
 def exact_flags() -> dict[str, Any]:
     """Returns vLLM's flags by their names in Python. On a GPU vLLM would run float32 models in bfloat16."""
-    on_gpu = {"kv_cache_memory_bytes": KV_CACHE_BYTES, "max_num_seqs": 64} if torch.cuda.is_available() else {}
-    return {"dtype": "float32", **on_gpu}
+    if not torch.cuda.is_available():
+        return {"dtype": "float32"}
+    # vLLM refuses to start if less than the share of the GPU's memory is free, even if it will take less.
+    return {
+        "dtype": "float32",
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
+        "gpu_memory_utilization": 0.05,
+        "max_num_seqs": 64,
+    }
 
 
 def exact_arguments() -> list[str]:

@@ -40,7 +40,7 @@ class LlamaGenSettings(VerifyAndUpdateConfig):
         parallel.worker_extension_cls = parallel.worker_extension_cls or EXTENSION
         if parallel.worker_extension_cls != EXTENSION:
             _log_missing_counts(parallel.worker_extension_cls)
-        if current_platform.is_cpu():  # vLLM cannot undo a seeded sample there
+        if current_platform.is_cpu() and not vllm_config.use_v2_model_runner:  # V1 cannot undo a seeded sample there
             vllm_config.scheduler_config.enable_chunked_prefill = False
             vllm_config.scheduler_config.verify_max_model_len(model.max_model_len)
         check_engine(vllm_config)

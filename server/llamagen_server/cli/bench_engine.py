@@ -13,6 +13,7 @@ from llamagen_server.bench.engine_options import EngineOptions
 from llamagen_server.bench.tables import engine_table, window_table
 from llamagen_server.bench.window import WINDOWS, fastest_windows, measure_windows
 from llamagen_server.cli.bench_result import save_result
+from llamagen_server.engine.window_rule import window_ranges
 from llamagen_server.pipeline.build import DEMO_MODEL
 from vllm_llamagen.config import SIZES
 
@@ -115,7 +116,8 @@ def _calibrate(args: argparse.Namespace, options: EngineOptions) -> None:
         options.cfg_scale,
         window_table(rows),
     )
-    logger.info("the fastest: --decode-window %d --decode-window-rule %s", max(WINDOWS), rule)
+    largest = max(window for _, _, window in window_ranges(rule, max(WINDOWS), 1) or ())
+    logger.info("the fastest: --decode-window %d --decode-window-rule %s", largest, rule)
     save_result(args, {"rows": rows, "rule": rule}, size=None, image_size=None)
 
 

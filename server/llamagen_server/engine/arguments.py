@@ -120,7 +120,7 @@ def plan_engine(
         args.gpu_memory_utilization = AsyncEngineArgs.gpu_memory_utilization
     environment = folders.variables()
     if current_platform.is_cpu():
-        _check_cpu_flags(args)
+        _set_chunked_prefill_on_cpu(args)
         _set_cpu_defaults(args, config, weight_bytes)
         workers = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
         place = placement.place_workers(workers) if workers > 1 else placement.place_alone(args, config)
@@ -162,25 +162,43 @@ def _set_decode_window(args: argparse.Namespace, config: LlamaGenConfig) -> None
     if args.speculative_config:
         raise ValueError("--decode-window and --speculative-config exclude each other")
     ranges = window_ranges(args.decode_window_rule, window, config.cfg_branches)
+    if ranges and args.data_parallel_size > 1:
+        raise ValueError(
+            f"--decode-window-rule is {args.decode_window_rule}, must be fixed with --data-parallel-size "
+            f"{args.data_parallel_size}: vLLM cannot change the window there"
+        )
     args.speculative_config = window_config(window)
     if ranges:
         args.speculative_config["num_speculative_tokens_per_batch_size"] = ranges
 
 
-def _check_cpu_flags(args: argparse.Namespace) -> None:
+def _set_chunked_prefill_on_cpu(args: argparse.Namespace) -> None:
+    if _runs_v2_on_cpu():
+        return
     if args.enable_chunked_prefill:
         raise ValueError("--enable-chunked-prefill does not work on a CPU: vLLM cannot undo a seeded sample there")
-    v2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0")
-    if v2 != "0" and not (os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton")):
+    args.enable_chunked_prefill = False
+
+
+def _runs_v2_on_cpu() -> bool:
+    """Whether vLLM's V2 model runner runs in Triton's interpreter, as in tests.
+
+    Raises:
+        ValueError: the user wants it, and there is no interpreter.
+    """
+    wanted = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0")
+    if wanted == "0":
+        return False
+    if os.environ.get("TRITON_INTERPRET") != "1" or not importlib.util.find_spec("triton"):
         raise ValueError(
-            f"VLLM_USE_V2_MODEL_RUNNER is {v2}, must be 0 or unset: vLLM's V2 model runner needs a GPU; "
+            f"VLLM_USE_V2_MODEL_RUNNER is {wanted}, must be 0 or unset: vLLM's V2 model runner needs a GPU; "
             "on a CPU only tests run it (make v2-test)"
         )
+    return True
 
 
 def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_bytes: int) -> None:
     args.dtype = cpu_dtype(args.dtype)
-    args.enable_chunked_prefill = False
     if args.block_size is None:
         args.block_size = CPU_BLOCK_SIZE
     bytes_per_image = kv_cache_bytes(config, args.dtype, args.block_size) // args.tensor_parallel_size  # of a worker

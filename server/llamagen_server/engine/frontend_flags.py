@@ -1,7 +1,8 @@
 """Flags of vLLM's own server that it counts among its engine flags. Those that have no effect here are refused.
 
 Honoured are ``--served-model-name``, ``--shutdown-timeout``, ``--disable-log-stats``, ``--enable-log-requests``,
-``--log-level`` and ``--aggregate-engine-logging``; vLLM's own lines in the log need ``--log-level INFO``.
+``--log-level`` and ``--aggregate-engine-logging``; vLLM's own lines in the log need ``--log-level INFO``,
+those of an engine on a GPU do not.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vllm_llamagen.vllm_compat import AsyncEngineArgs
 
 MAX_NUM_SEQS = 256
-"""Default number of images at a time; 512 rows, up to which vLLM captures CUDA graphs."""
+"""Default number of images at a time: 512 rows of a matrix product, from which it no longer waits for the weights."""
 MIN_BATCHED_TOKENS = 2048
 """Tokens in a step that vLLM allows by default."""
 ACTIVATIONS = 0.1
@@ -32,10 +32,15 @@ def fit_engine(
         arguments: those of the plan; changed.
         flags: the user's.
         weight_bytes: bytes of the language model's weights.
+
+    Raises:
+        ValueError: the stages, or other processes, have left next to nothing.
     """
     free, total = torch.cuda.mem_get_info()
     if flags.gpu_memory_utilization is None:  # 1 GiB is for the engine's context
         arguments.gpu_memory_utilization = round((0.95 * free - 2**30) / total, 3)
+        if arguments.gpu_memory_utilization <= 0:
+            raise ValueError(f"the GPU has {free / 2**30:.1f} GiB of free memory, the engine needs more than 1.1 GiB")
     if flags.max_num_seqs is None:
         workers = flags.tensor_parallel_size
         memory = flags.kv_cache_memory_bytes

@@ -28,16 +28,11 @@ class GuidanceWatch:
 
     async def begin(self, engine: Engine) -> None:
         """Leaves out what the engine has counted so far."""
-        self._last = await engine.guidance_counts() or self._last
+        self._last = await _ask(engine) or self._last
 
     async def poll(self, engine: Engine) -> None:
         """Asks the engine once. If it does not answer, the metrics stay as they are."""
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                counts = await engine.guidance_counts()
-        except (EngineError, TimeoutError) as error:
-            logger.debug("the guidance of the engine's images is unknown: %r", error)
-            return
+        counts = await _ask(engine)
         if counts is None:
             return
         last = self._last if self._last.process == counts.process else GuidanceCounts()
@@ -45,6 +40,15 @@ class GuidanceWatch:
         metrics.GUIDED.labels("2").inc(counts.guided - last.guided)
         metrics.GUIDED.labels("1").inc(counts.conditional - last.conditional)
         metrics.UNGUIDED.inc(counts.unguided - last.unguided)
+
+
+async def _ask(engine: Engine) -> GuidanceCounts | None:
+    try:
+        async with asyncio.timeout(POLL_SECONDS):
+            return await engine.guidance_counts()
+    except (EngineError, TimeoutError) as error:
+        logger.debug("the guidance of the engine's images is unknown: %r", error)
+        return None
 
 
 async def watch_guidance(engine: Engine, watch: GuidanceWatch) -> None:

@@ -1,8 +1,9 @@
 """Supervision of the engine: a new one replaces one that ends or hangs, and every unfinished request goes on in it.
 
-A request that goes on is sent again with the codes so far as forced tokens. vLLM's V1 runner draws a request's random
-numbers one after the other from a generator of its own, so the draws of these tokens are consumed and the following
-ones are those of an undisturbed run: the image is the same.
+A request that goes on is sent again with the codes so far, and its image is the same. vLLM's V1 runner draws the
+random numbers of a request one after the other from a generator of its own: there the codes are forced tokens, whose
+draws are consumed, so that the following ones are those of an undisturbed run. In the V2 runner a draw depends on seed
+and position alone, so there the codes are prefix tokens.
 """
 
 from __future__ import annotations

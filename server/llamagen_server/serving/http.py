@@ -175,7 +175,11 @@ class _Service:
 
     async def _load_and_warm_up(self) -> Pipeline:
         pipeline = await asyncio.to_thread(self.load)
-        await pipeline.warm_up()
+        try:
+            await pipeline.warm_up()
+        except BaseException:
+            pipeline.shutdown()
+            raise
         await self.guidance.begin(pipeline.engine)  # what warmed it up is nobody's image
         return pipeline
 

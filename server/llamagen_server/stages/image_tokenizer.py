@@ -29,8 +29,9 @@ class ImageTokenizerStage:
         self._encode = Batcher("encode", self._encode_batch, self._threads, max_batch, calls)
 
     def warm_up(self) -> None:
-        """Decodes the largest batch once: its memory is allocated, and the first request is not slow."""
-        self._decode_batch([[0] * self.grid_size**2] * self._decode.max_batch)
+        """Decodes the largest batch and encodes an image: memory is allocated, and the first request is not slow."""
+        decoded = self._decode_batch([[0] * self.grid_size**2] * self._decode.max_batch)
+        self._encode_batch(decoded[:1])
 
     async def decode_image(self, codes: Sequence[int], client: str = "") -> Pixels:
         """Codes of one image -> its pixels. Clients get their turns."""

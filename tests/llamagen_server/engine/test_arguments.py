@@ -117,3 +117,10 @@ def test_the_model_runner_of_gpus_is_refused_on_a_cpu(monkeypatch: pytest.Monkey
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match="VLLM_USE_V2_MODEL_RUNNER is 1, must be 0 or unset"):
         plan_engine(default_flags(), str(class_model_dir), config)
+
+
+def test_a_window_that_depends_on_the_load_is_refused_for_several_engines(class_model_dir: Path) -> None:
+    config = LlamaGenConfig.from_pretrained(class_model_dir)
+    flags = default_flags(decode_window=8, data_parallel_size=2)
+    with pytest.raises(ValueError, match="--decode-window-rule is rows, must be fixed with --data-parallel-size 2"):
+        plan_engine(flags, str(class_model_dir), config)

@@ -55,6 +55,11 @@ def test_a_gpu_that_is_almost_full_runs_one_image_at_a_time(monkeypatch: pytest.
     assert fitted(monkeypatch, config("3B"), 6 * GIB, free=6).max_num_seqs == 1
 
 
+def test_a_gpu_without_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"the GPU has 0.5 GiB of free memory, the engine needs more than 1.1 GiB"):
+        fitted(monkeypatch, config("B"), GIB, free=0.5)
+
+
 def test_the_users_kv_cache_bounds_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     per_image = kv_cache_bytes(config("XL"), "auto", 16)
     assert fitted(monkeypatch, config("XL"), GIB, kv_cache_memory_bytes=5 * per_image).max_num_seqs == 5

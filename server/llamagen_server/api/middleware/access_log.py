@@ -19,7 +19,8 @@ from llamagen_server.core import logs, metrics
 logger = logging.getLogger(__name__)
 
 _PROBES = ("/health", "/ready", "/ping", "/load", "/metrics")
-_CLIENT_ID = re.compile(r"[\w.-]{1,64}")
+# The engine's ids of what is no image start with an underscore.
+_CLIENT_ID = re.compile(r"(?!_)[\w.-]{1,64}")
 
 
 class AccessLog:
