@@ -15,6 +15,7 @@ from vllm import SamplingParams
 
 from vllm_llamagen import runner_v1, runner_v2
 from vllm_llamagen.guidance import Guidance, mix_branches
+from vllm_llamagen.model import LlamaGenForCausalLM
 from vllm_llamagen.vllm_compat import LinearBase, VLLMValidationError, current_platform
 
 pytestmark = pytest.mark.engine
@@ -163,15 +164,15 @@ def test_preempted_images_are_the_same(start_engine: StartEngine, text_model_dir
     flags = {"num_gpu_blocks_override": 14, "max_num_batched_tokens": 190, "disable_log_stats": False}
     crowded = replace(text_model, llm=start_engine(text_model_dir, **flags))
     assert crowded.wrong_tokens() == 0
-    prompts = [text_model.prompt(i % 3) for i in range(12)]
+    prompts = [text_model.prompt(i % 3) for i in range(16)]
     params = [
-        SamplingParams(seed=i, max_tokens=64, detokenize=False, extra_args={"cfg_scale": float(i)}) for i in range(12)
+        SamplingParams(seed=i, max_tokens=64, detokenize=False, extra_args={"cfg_scale": float(i)}) for i in range(16)
     ]
     apart = [text_model.llm.generate([p], [q], use_tqdm=False)[0] for p, q in zip(prompts, params, strict=True)]
     together = crowded.llm.generate(prompts, params, use_tqdm=False)
     assert [o.outputs[0].token_ids for o in together] == [o.outputs[0].token_ids for o in apart]
     [preemptions] = [m.value for m in crowded.llm.get_metrics() if m.name == "vllm:num_preemptions"]
-    assert preemptions > 0
+    assert preemptions >= 10
 
 
 def test_asking_for_more_codes_than_an_image_has_does_no_harm(text_model: Golden) -> None:
@@ -193,6 +194,25 @@ class TestMutations:
         scales = Guidance.scales
         monkeypatch.setattr(Guidance, "scales", lambda self, num_tokens: [*scales(self, num_tokens)[1:], 1.0])
         assert class_model.wrong_tokens() > 0
+
+    def test_positions_of_text_off_by_one(self, text_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+        positions = LlamaGenForCausalLM.get_mrope_input_positions
+
+        def moved(*args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+            rows, delta = positions(*args, **kwargs)
+            return rows, delta + 1
+
+        monkeypatch.setattr(LlamaGenForCausalLM, "get_mrope_input_positions", moved)
+        assert text_model.wrong_tokens() > 0
+
+    def test_start_index_ignored(self, class_model: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+        expected = class_model.expected["greedy.cfg1.5_interval10"][0, 8:].long()
+        guidance = {"cfg_scale": 1.5, "cfg_interval": 10}
+        assert torch.equal(continued(class_model, 0, "cfg1.5_interval10", 8, **guidance), expected)
+        read = Guidance.from_params
+        mutated = classmethod(lambda cls, *args: read(*args)._replace(start_index=0))
+        monkeypatch.setattr(Guidance, "from_params", mutated)
+        assert not torch.equal(continued(class_model, 0, "cfg1.5_interval10", 8, **guidance), expected)
 
     @pytest.mark.parametrize("mutation", ["condition row not zero", "rows and columns swapped", "off by one"])
     def test_rotary_table(self, class_model: Golden, mutation: str) -> None:
