@@ -145,7 +145,7 @@ def test_an_upward_import_is_found():
 def test_vllms_modules_are_imported_in_one_place(root):
     """``from vllm import X`` is vLLM's public API; everything below it goes through vllm_compat.
 
-    tests/v2_on_cpu stands in for kernels of vLLM's; two tests call its kernel that samples.
+    tests/v2_on_cpu stands in for kernels of vLLM's; tests of the V2 model runner call one of them, and its warm-up.
     """
     exempt = [root / "tests" / "v2_on_cpu", root / "tests" / "vllm_llamagen" / "v2"]
     wrong = []

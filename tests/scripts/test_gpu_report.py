@@ -285,17 +285,17 @@ def test_the_list_has_names_and_commands(capsys: pytest.CaptureFixture[str]) -> 
 # All of it, with tiny shapes
 
 
-def tiny_report(root: Path, out: Path, *names: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any], str]:
+def tiny_report(root: Path, out: Path, *names: str) -> tuple[dict[str, Any], str, str]:
+    """Returns the results of the parts ``names``, which must all be done, the page, and what was printed."""
     command = [sys.executable, "-m", "scripts.gpu_report", "--tiny", "--out", str(out), "--only", *names]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     report = json.loads((out / "benchmarks-gpu.json").read_text())
-    return done, report, (out / "benchmarks-gpu.md").read_text()
-
-
-def results(report: dict[str, Any]) -> dict[str, Any]:
     lines = {part["name"]: part["last_lines"] for part in report["parts"] if "last_lines" in part}
     assert not lines
-    return {part["name"]: part["result"] for part in report["parts"] if part["status"] == "done"}
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = {part["name"]: part["result"] for part in report["parts"] if part["status"] == "done"}
+    assert set(measured) == set(names)
+    return measured, (out / "benchmarks-gpu.md").read_text(), done.stdout
 
 
 @pytest.mark.engine
@@ -303,10 +303,7 @@ def results(report: dict[str, Any]) -> dict[str, Any]:
 @needs_v2
 def test_a_tiny_report(root: Path, tmp_path: Path) -> None:
     names = ("parity-v1", "table-B", "decode", "server")
-    done, report, text = tiny_report(root, tmp_path, *names)
-    measured = results(report)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert set(measured) == set(names)
+    measured, text, _ = tiny_report(root, tmp_path, *names)
     assert (measured["parity-v1"]["passed"], measured["parity-v1"]["failed"]) == (1, 0)
     assert [row["batch"] for row in measured["table-B"]["rows"]] == [2]
     assert all(row["ratio"] > 0 for row in measured["table-B"]["rows"])
@@ -322,8 +319,8 @@ def test_a_tiny_report(root: Path, tmp_path: Path) -> None:
     assert "## The server" in text
 
     before = {name: (tmp_path / f"{name}.json").stat().st_mtime_ns for name in names}
-    done, _, again = tiny_report(root, tmp_path, *names)
-    assert (done.returncode, done.stdout.count("done before")) == (0, len(names))
+    _, again, printed = tiny_report(root, tmp_path, *names)
+    assert printed.count("done before") == len(names)
     assert {name: (tmp_path / f"{name}.json").stat().st_mtime_ns for name in names} == before
     assert again == text
 
@@ -333,10 +330,7 @@ def test_a_tiny_report(root: Path, tmp_path: Path) -> None:
 @needs_v2
 def test_a_tiny_report_of_decode_windows(root: Path, tmp_path: Path) -> None:
     names = ("parity-v2", "parity-windows", "windows-demo-0", "windows-demo-4")
-    done, report, text = tiny_report(root, tmp_path, *names)
-    measured = results(report)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert set(measured) == set(names)
+    measured, text, _ = tiny_report(root, tmp_path, *names)
     assert all(measured[name]["passed"] == 1 for name in ("parity-v2", "parity-windows"))
     [row] = measured["windows-demo-4"]["rows"]
     assert 1 < row["tokens_per_step"] <= 5

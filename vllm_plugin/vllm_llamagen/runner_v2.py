@@ -76,7 +76,6 @@ class GuidanceV2:
         self.offset = torch.zeros(size, dtype=torch.int64, device=device)
         """From a position in the sequence to the index in the image of the token that is sampled after it."""
         self.has_forced = np.zeros(size, dtype=bool)
-        self.is_image = np.zeros(size, dtype=bool)
         self.entered: dict[int, Entry] = {}
         self.prompt_lens = np.zeros(size, dtype=np.int64)
         self.images: dict[int, ImageGuidance] = {}
@@ -99,7 +98,6 @@ class GuidanceV2:
         self.entered[slot] = Entry(scales, forced, guidance.start_index + 1 - prompt_len)
         self.has_forced[slot] = bool(guidance.forced_tokens)
         self.prompt_lens[slot] = prompt_len
-        self.is_image[slot] = is_image
         self.images.pop(slot, None)
         if is_image:
             self.images[slot] = ImageGuidance(bool((scales[guidance.start_index :] != 1).any()), done)
@@ -129,7 +127,7 @@ class GuidanceV2:
         """
         tokens = (positions + self.offset[slots]).clamp_(0, self.num_tokens - 1)
         self.rows = Rows(slots, tokens, bool(self.has_forced[slots_np].any()))
-        self.has_images = bool(self.is_image[slots_np].any())
+        self.has_images = not self.images.keys().isdisjoint(slots_np.tolist())
 
     def expect(self, sampled: Sampled) -> None:
         """Announces what a step samples. It counts when `logits` mixes it; if that is never called, as unguided."""
