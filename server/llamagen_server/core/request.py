@@ -53,11 +53,12 @@ class ImageRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = Field(
-        default=None, description="Prompt, for text models."
+        default=None, description="Prompt, for text models; for class models with labels, the name of a class."
     )
     class_id: Integer | None = Field(default=None, description="Class, for class models.")
     class_label: Annotated[str, Field(max_length=MAX_LABEL)] | None = Field(
-        default=None, description="Name of a class, for class models with labels."
+        default=None,
+        description="Name of a class, for class models with labels; case, hyphens and underscores do not matter.",
     )
     n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="Number of images.")
     cfg_scale: Scale | None = Field(

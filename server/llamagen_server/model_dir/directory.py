@@ -13,7 +13,7 @@ from llamagen_server.core.sampling import SamplingDefaults
 from llamagen_server.model_dir.encoder_files import check_encoder
 from llamagen_server.model_dir.generation_config import read_defaults
 from llamagen_server.model_dir.json_file import read_object
-from llamagen_server.model_dir.labels import Labels, read_labels
+from llamagen_server.model_dir.labels import IMAGENET_CLASSES, Labels, imagenet_labels, read_labels
 from llamagen_server.model_dir.tensor_files import difference, read_tensors, stored_shapes, vq_shapes
 from llamagen_tokenizer import VQConfig
 from vllm_llamagen.config import LlamaGenConfig
@@ -154,9 +154,12 @@ def _find_text_encoder(path: Path, config: LlamaGenConfig) -> str | None:
 
 
 def _find_labels(path: Path, config: LlamaGenConfig) -> Labels | None:
-    if config.condition == "text" or not path.exists():
+    """Returns the labels of the directory; without a file, ImageNet's for a class model of as many classes."""
+    if config.condition == "text":
         return None
-    return read_labels(path, config.num_classes)
+    if path.exists():
+        return read_labels(path, config.num_classes) or None
+    return imagenet_labels() if config.num_classes == IMAGENET_CLASSES else None
 
 
 def _expect(path: Path, name: str, value: Any, allowed: Any) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from llamagen_server.core.sampling import SamplingDefaults
 from llamagen_server.model_dir import ModelDir, ModelDirError
+from llamagen_server.model_dir.labels import imagenet_labels
 
 
 @pytest.fixture
@@ -75,6 +76,18 @@ def test_sharded(class_copy: Path) -> None:
 def test_labels(class_copy: Path) -> None:
     (class_copy / "labels.json").write_text('{"0": ["tench", "Tinca tinca"], "9": "hen"}')
     assert ModelDir.open(class_copy).labels == {0: ["tench", "Tinca tinca"], 9: ["hen"]}
+
+
+def test_a_class_model_of_1000_classes_has_imagenets_labels(class_copy: Path) -> None:
+    weights = load_file(class_copy / "model.safetensors")
+    weights["cls_embedding.embedding_table.weight"] = torch.zeros(1001, 128)
+    save_file(weights, class_copy / "model.safetensors")
+    change(class_copy / "config.json", num_classes=1000)
+    assert ModelDir.open(class_copy).labels == imagenet_labels()
+    (class_copy / "labels.json").write_text('{"1": "mine"}')
+    assert ModelDir.open(class_copy).labels == {1: ["mine"]}
+    (class_copy / "labels.json").write_text("{}")
+    assert ModelDir.open(class_copy).labels is None
 
 
 def test_hub_text_encoder(text_copy: Path) -> None:

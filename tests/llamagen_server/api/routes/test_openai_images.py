@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator
@@ -39,6 +40,17 @@ async def test_generate(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
         (3, 4),
         (3, 5),
     }
+
+
+async def test_the_prompt_of_a_class_model_is_the_name_of_a_class(
+    class_openai: AsyncOpenAI, class_app: FastAPI
+) -> None:
+    pipeline = class_app.state.pipeline
+    pipeline.model = dataclasses.replace(pipeline.model, labels={5: ["golden retriever"]})
+    await class_openai.images.generate(prompt="Golden_Retriever")
+    assert [request.condition for request in pipeline.engine.requests] == [5]
+    with pytest.raises(openai.BadRequestError, match="is not a label of this model; nearest: golden retriever"):
+        await class_openai.images.generate(prompt="golden retreiver")
 
 
 async def test_guidance_scale_is_an_alias_of_cfg_scale(text_openai: AsyncOpenAI, text_app: FastAPI) -> None:
