@@ -32,6 +32,7 @@ SERVER_ORDER = [
     "core",
     "model_dir",
     "convert",
+    "hub",
     "image_files",
     "engine",
     "stages",

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -58,6 +58,7 @@ def measure_engine(options: EngineOptions) -> EngineResult:
     if options.profile and stage_device().type == "cuda" and not options.enforce_eager:
         raise ValueError("--profile needs --enforce-eager on a GPU: the parts of a CUDA graph cannot be timed")
     model = open_model(options.model, options.cfg_branches) if options.model else None
+    options = replace(options, model=model.path) if model else options
     config = model.config if model else random_config(options)
     llm = _start(options, config)
     dtype = llm.llm_engine.model_config.dtype

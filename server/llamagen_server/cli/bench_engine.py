@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=DEMO_MODEL,
         metavar="MODEL",
-        help="a model directory in place of a size with random weights; without a value the demo model",
+        help="a model directory or the name of an official model, in place of a size with random weights; without a "
+        "value the demo model",
     )
     add(
         "--image-size",

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from llamagen_server.convert.convert import convert
 from llamagen_server.convert.options import ConvertOptions
+from llamagen_server.hub.names import resolve_checkpoint
 from llamagen_server.model_dir.directory import DTYPES
 from llamagen_tokenizer.state_dict import KINDS
 
@@ -29,7 +30,10 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError: an input cannot be used or the output cannot be written; one line that names the file or flag.
     """
-    convert(ConvertOptions(**{field.name: getattr(args, field.name) for field in fields(ConvertOptions)}))
+    options = {field.name: getattr(args, field.name) for field in fields(ConvertOptions)}
+    for name in ("gpt_ckpt", "vq_ckpt"):
+        options[name] = resolve_checkpoint(options[name])
+    convert(ConvertOptions(**options))
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -38,13 +42,15 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         "--gpt-ckpt",
         required=True,
         metavar="FILE|DIR",
-        help="official GPT checkpoint (c2i_*.pt, t2i_*.pt) or your own: a torch or safetensors file, or a folder",
+        help="official GPT checkpoint (c2i_*.pt, t2i_*.pt, or a name of `llamagen models`) or your own: a torch or "
+        "safetensors file, or a folder",
     )
     add(
         "--vq-ckpt",
         required=True,
         metavar="FILE|DIR",
-        help="official image tokenizer (vq_ds16_c2i.pt, ...) or your own; may be the same file as --gpt-ckpt",
+        help="official image tokenizer (vq_ds16_c2i.pt, ..., or a name of `llamagen models`) or your own; may be the "
+        "same file as --gpt-ckpt",
     )
     add(
         "--weights",

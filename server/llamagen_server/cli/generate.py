@@ -17,6 +17,7 @@ from llamagen_server.core.errors import describe
 from llamagen_server.core.options import NO_LIMITS
 from llamagen_server.core.request import ImageRequest
 from llamagen_server.core.results import GeneratedImage, Pixels
+from llamagen_server.hub.names import is_like_name
 from llamagen_server.image_files.sheet import contact_sheet
 from llamagen_server.image_files.writing import OutputFormat, make_image_file
 
@@ -29,14 +30,20 @@ FORMATS: dict[str, OutputFormat] = {".png": "png", ".webp": "webp", ".jpg": "jpe
 
 EXAMPLE = """examples:
   llamagen generate "a large red circle" "a green square" -n 4 -o images
-  llamagen generate models/c2i-b --class-id 207 --cfg-scale 4 --seed 7 -o dog.png"""
+  llamagen generate c2i-B-256 "golden retriever" --cfg-scale 4 --seed 7 -o dog.png"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("words", metavar="MODEL | PROMPT", nargs="*", help="a model directory (default: the demo model), then prompts")
+    add(
+        "words",
+        metavar="MODEL | PROMPT",
+        nargs="*",
+        help="a model directory, or a name that `llamagen models` lists (default: the demo model); then prompts, for a "
+        "class model names of classes",
+    )
     add("--class-id", type=int, action="append", help="class, for a class model; may be repeated")
     add("--cfg-scale", type=float, help="guidance scale (default: the model's)")
     add("--guidance-scale", type=float, help="an alias of --cfg-scale; give only one")
@@ -88,10 +95,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:
-    """Returns model and prompts. The first word is the model if it is a folder or is written like a path."""
-    if words and (os.path.isdir(words[0]) or (os.sep in words[0] and not any(c.isspace() for c in words[0]))):
+    """Returns model and prompts. The first word is the model if it is a folder, or is written like a path or a name."""
+    if words and (os.path.isdir(words[0]) or _is_like_path(words[0]) or is_like_name(words[0])):
         return words[0], words[1:]
     return None, words
+
+
+def _is_like_path(word: str) -> bool:
+    return os.sep in word and not any(c.isspace() for c in word)
 
 
 def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRequest]:
@@ -106,7 +117,7 @@ def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRe
         {"class_id": c} for c in args.class_id or ()
     ]
     if not conditions:
-        raise ValueError("nothing to generate: give a prompt (text models) or --class-id (class models)")
+        raise ValueError("nothing to generate: give a prompt (text models), or a label or --class-id (class models)")
     names = (
         "cfg_scale",
         "guidance_scale",

@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": "generate images from the command line",
     "run-batch": "generate the images of many requests in a file",
     "convert": "make a model directory from checkpoints",
+    "models": "list the official checkpoints that have a name",
     "bench": "measure speed",
 }
 MODULES = {
@@ -23,6 +24,7 @@ MODULES = {
     "generate": "llamagen_server.cli.generate",
     "run-batch": "llamagen_server.cli.run_batch",
     "convert": "llamagen_server.cli.convert",
+    "models": "llamagen_server.cli.models",
     "bench": "llamagen_server.cli.bench",
 }
 """Modules with ``add_arguments(parser)`` and ``run(args)``, imported when their command is called."""

@@ -22,7 +22,12 @@ EPILOG = """vLLM's engine flags are accepted under their own names, such as --ma
 
 def add_model_flags(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> None:
     """Adds the positional MODEL to the parser and our flags of the model to the group; imports nothing heavy."""
-    parser.add_argument("model_dir", metavar="MODEL", nargs="?", help="model directory (default: the demo model)")
+    parser.add_argument(
+        "model_dir",
+        metavar="MODEL",
+        nargs="?",
+        help="model directory, or a name that `llamagen models` lists (default: the demo model)",
+    )
     group.add_argument(
         "--cfg-branches",
         type=int,

@@ -21,6 +21,7 @@ from zlib import crc32
 
 import torch
 
+from llamagen_server.core.cache_home import cache_home
 from llamagen_server.engine import folders
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -98,7 +99,7 @@ def _cache_folders() -> list[Path]:
         return [Path(chosen)]
     units = sorted(name for name, found in torch.cpu.get_capabilities().items() if found is True)
     kind = f"{torch.backends.cpu.get_cpu_capability().lower()}-{crc32(' '.join(units).encode()):08x}"
-    home = folders.cache_home()
+    home = cache_home()
     ours = [home / "llamagen" / "compiled" / kind] if home else []
     return [*ours, folders.temporary_cache()]
 

@@ -9,6 +9,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from llamagen_server.core.cache_home import cache_home
+
 CACHE_ROOT = "VLLM_CACHE_ROOT"
 SOCKETS = "VLLM_RPC_BASE_PATH"
 """Variable with the folder of vLLM's sockets; by default that for temporary files."""
@@ -33,26 +35,11 @@ def variables() -> dict[str, str]:
     return found
 
 
-def cache_home() -> Path | None:
-    """Returns the user's folder for caches, which exists then; None if it cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return folder if folder.is_absolute() and is_writable(folder) else None
-
-
 def temporary_cache() -> Path:
     """Returns torch's own folder for caches, among the temporary files."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     return Path(default_cache_dir())
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder. Makes the folder if it is not there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _short_folder(temporary: str) -> str:

@@ -120,7 +120,7 @@ def _check_directory(path: Path) -> None:
     problem = "is a file" if path.exists() else "does not exist"
     raise ValueError(
         f"{path} {problem}; a model is a directory with config.json, model.safetensors and vq/, "
-        "which `llamagen convert` makes from the official checkpoints"
+        "which `llamagen convert` makes from checkpoints; `llamagen models` lists official ones by name"
     )
 
 

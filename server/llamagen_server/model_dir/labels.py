@@ -42,7 +42,7 @@ def find_class(name: str, labels: Labels) -> int:
     A usual name is preferred to a synonym of another class.
 
     Raises:
-        ValueError: no class has the name, and the message lists the nearest ones; or several have it, and it lists them.
+        ValueError: no class has the name (the message lists the nearest names), or several have it (it lists them).
     """
     wanted = _plain(name)
     names = {class_id: [_plain(known) for known in known_names] for class_id, known_names in labels.items()}

@@ -20,6 +20,7 @@ from llamagen_server.engine.environment import unchanged_environment
 from llamagen_server.engine.gpu import fit_engine
 from llamagen_server.engine.own_engine import VLLMStarter
 from llamagen_server.engine.supervisor import SupervisedEngine
+from llamagen_server.hub.names import resolve_model
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline.memory import WeightBytes, check_memory, language_model_bytes
 from llamagen_server.pipeline.pipeline import Pipeline
@@ -38,20 +39,21 @@ MAX_BATCH = {"cpu": 1, "cuda": 8}
 """Batch size of a stage. A CPU gains nothing from batching, and the first item would wait for the last."""
 
 
-def open_model(path: str | Path | None, cfg_branches: int = 2) -> ModelDir:
+def open_model(model: str | Path | None, cfg_branches: int = 2) -> ModelDir:
     """Checks a model directory, by default the demo's, without loading it.
 
     Args:
+        model: the directory, or the name of an official model, which is downloaded and converted on first use.
         cfg_branches: 1 for a model that never guides, at half the work.
 
     Raises:
-        ModelDirError: the directory cannot be served; the message states why.
+        ValueError: the model cannot be downloaded, or the directory cannot be served; the message states why.
     """
-    model = ModelDir.open(path or DEMO_MODEL)
-    model.config.cfg_branches = cfg_branches
+    opened = ModelDir.open(resolve_model(model) if model else DEMO_MODEL)
+    opened.config.cfg_branches = cfg_branches
     if cfg_branches == 1:
-        model = replace(model, defaults=replace(model.defaults, cfg_scale=1.0))
-    return model
+        opened = replace(opened, defaults=replace(opened.defaults, cfg_scale=1.0))
+    return opened
 
 
 def public_name(model: ModelDir) -> str:

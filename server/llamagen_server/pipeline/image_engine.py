@@ -46,14 +46,15 @@ class ImageEngine:
         """Starts the engine; takes 10 to 90 seconds.
 
         Args:
-            model: a model directory as ``llamagen convert`` makes it; None is the embedded demo model.
+            model: a model directory as ``llamagen convert`` makes it, or the name of an official model, which is
+                downloaded and converted on first use (``llamagen models`` lists them); None is the embedded demo model.
             cfg_branches: 1 for an engine that never guides, at half the work per token; ``cfg_scale`` must then be 1.
             vq_dtype: dtype of decoding: "auto", "float32" or "bfloat16".
             engine_args: vLLM's engine arguments by their names in Python, such as ``max_num_seqs=64``,
                 ``enforce_eager=True`` or ``tensor_parallel_size=2``.
 
         Raises:
-            ValueError: the model directory or an argument is wrong.
+            ValueError: the model or an argument is wrong.
             EngineError: the engine did not start.
         """
         opened, flags = open_model(model, cfg_branches), default_flags(**engine_args)

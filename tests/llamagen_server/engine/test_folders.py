@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llamagen_server.core.cache_home import cache_home
 from llamagen_server.engine import folders
 from llamagen_server.engine.folders import CACHE_ROOT, SOCKETS
 
@@ -25,7 +26,7 @@ def usual(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_nothing_is_set_where_everything_works(tmp_path: Path) -> None:
     assert folders.variables() == {}
-    assert folders.cache_home() == tmp_path / "cache"
+    assert cache_home() == tmp_path / "cache"
 
 
 def test_a_home_without_an_owner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +34,7 @@ def test_a_home_without_an_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     for home in (NOWHERE, "~"):  # expanduser returns ~ if it finds no home
         monkeypatch.setenv("HOME", home)
-        assert folders.cache_home() is None
+        assert cache_home() is None
         assert folders.variables() == {CACHE_ROOT: str(folders.temporary_cache() / "vllm")}
     assert not Path("~").exists()
     monkeypatch.setenv(CACHE_ROOT, "/mine")

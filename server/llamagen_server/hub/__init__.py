@@ -1,0 +1,1 @@
+"""Official checkpoints by name: downloaded and converted on first use."""
