@@ -57,6 +57,16 @@ def find_class(name: str, labels: Labels) -> int:
     raise ValueError("is not a label of this model" + (f"; nearest: {', '.join(near)}" if near else ""))
 
 
+def search_classes(query: str, labels: Labels) -> Labels:
+    """Returns the classes of which one name has all words of a query, or whose id it is; all for an empty query."""
+    words = set(_plain(query).split())
+    return {
+        class_id: names
+        for class_id, names in labels.items()
+        if words == {str(class_id)} or any(words <= set(_plain(name).split()) for name in names)
+    }
+
+
 def nearest_names(wanted: str, names: list[str]) -> list[str]:
     """Returns up to `MAX_NEAREST` names that contain all words of a text, shortest first, then those spelt like it."""
     plain: dict[str, str] = {}

@@ -47,7 +47,7 @@ export async function isReady() {
 /** @returns {Promise<Model>} the served model */
 export async function getModel() {
   const { data } = await (await request("v1/models")).json();
-  const reply = await request(`v1/models/${encodeURIComponent(data[0].id)}`);
+  const reply = await request(`v1/models/${encodeURIComponent(data[0].id)}?labels=`);
   return reply.json();
 }
 

@@ -101,8 +101,8 @@ def make_app(scenario: Scenario) -> FastAPI:
         return {"object": "list", "data": [scenario.model()]}
 
     @app.get("/v1/models/{name}")
-    async def model(name: str) -> Any:
-        return scenario.model() | ({"labels": LABELS} if scenario.condition == "class" else {})
+    async def model(name: str, labels: str | None = None) -> Any:
+        return scenario.model() | ({"labels": LABELS} if scenario.condition == "class" and labels == "" else {})
 
     @app.post("/generate")
     async def generate(request: Request) -> Response:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from llamagen_server.api.dependencies import LoadedPipeline, ModelNames
@@ -14,6 +14,7 @@ from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
 from llamagen_server.core.sampling import SamplingDefaults
 from llamagen_server.model_dir import ModelDir
+from llamagen_server.model_dir.labels import search_classes
 
 router = APIRouter(tags=["models"])
 _started = int(time.time())
@@ -31,7 +32,7 @@ class Model(BaseModel):
     num_classes: int | None = None
     defaults: SamplingDefaults = Field(description="Sampling parameters of requests that omit them.")
     labels: dict[int, list[str]] | None = Field(
-        default=None, description="Names of the classes; not in the list of models."
+        default=None, description="Names of the classes, if the query `labels` asks for them."
     )
 
 
@@ -47,11 +48,22 @@ async def models(names: ModelNames, pipeline: LoadedPipeline) -> ModelList:
 
 
 @router.get("/v1/models/{model_id:path}", responses=errors(404, 503), response_model_exclude_none=True)
-async def model(model_id: str, names: ModelNames, pipeline: LoadedPipeline) -> Model:
-    """Returns the model with the names of its classes."""
+async def model(
+    model_id: str,
+    names: ModelNames,
+    pipeline: LoadedPipeline,
+    labels: Annotated[
+        str | None,
+        Query(description="Adds the classes of which one name has all these words, or whose id it is; all if empty."),
+    ] = None,
+) -> Model:
+    """Returns the model, and the names of its classes if they are asked for."""
     if model_id not in names:
         raise model_not_found(model_id, names)
-    return _model(model_id, pipeline.model).model_copy(update={"labels": pipeline.model.labels})
+    found = _model(model_id, pipeline.model)
+    if labels is not None and pipeline.model.labels is not None:
+        found.labels = search_classes(labels, pipeline.model.labels)
+    return found
 
 
 def model_not_found(model_id: str | None, names: Sequence[str]) -> ApiError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import httpx
 from fastapi import FastAPI
 
@@ -12,6 +14,22 @@ async def test_the_model_describes_itself(class_client: httpx.AsyncClient, class
     assert (listed["image_size"], listed["grid_size"], listed["guided"]) == (64, 8, True)
     assert listed["defaults"].keys() == {"cfg_scale", "temperature", "top_k", "top_p"}
     one = (await class_client.get("/v1/models/tiny")).json()
-    labels = class_app.state.pipeline.model.labels
-    assert one == listed | ({"labels": {str(k): v for k, v in labels.items()}} if labels else {})
+    assert one == listed
     assert (await class_client.get("/v1/models/other")).status_code == 404
+
+
+async def test_labels_come_when_they_are_asked_for(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+    pipeline = class_app.state.pipeline
+
+    async def labels(query: str) -> object:
+        return (await class_client.get("/v1/models/tiny" + query)).json().get("labels")
+
+    assert await labels("?labels=") is None  # the model has none
+    names = {3: ["golden retriever"], 5: ["tree frog", "tree-frog"], 7: ["tree"]}
+    pipeline.model = dataclasses.replace(pipeline.model, labels=names)
+    assert await labels("") is None
+    assert await labels("?labels=") == {str(class_id): found for class_id, found in names.items()}
+    assert await labels("?labels=TREE") == {"5": ["tree frog", "tree-frog"], "7": ["tree"]}
+    assert await labels("?labels=frog_tree") == {"5": ["tree frog", "tree-frog"]}
+    assert await labels("?labels=3") == {"3": ["golden retriever"]}
+    assert await labels("?labels=dog") == {}
