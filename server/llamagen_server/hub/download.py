@@ -34,7 +34,7 @@ def checkpoint_file(file: HubFile) -> Path:
     cached = try_to_load_from_cache(file.repo, file.name, revision=file.revision)
     for found in (target, Path(cached) if isinstance(cached, str) else None):
         if found is not None and found.is_file():
-            _verify(found, file.sha256, "remove it, or replace it by the official file")
+            _verify(found, file.sha256 or _checksum(found.resolve().name), "remove it, or put the official file there")
             return found
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,13 +69,17 @@ def _download(file: HubFile, target: Path) -> None:
             )
     except Exception as error:  # the hub's library has errors of its own, and its HTTP library too
         raise ValueError(_advice(file, target, error)) from None
-    stated = metadata.etag if SHA256.fullmatch(metadata.etag or "") else None
     try:
-        _verify(partial, file.sha256 or stated, "it was removed: try again")
+        _verify(partial, file.sha256 or _checksum(metadata.etag), "it was removed: try again")
     except ValueError:
         partial.unlink()
         raise
     partial.rename(target)
+
+
+def _checksum(etag: str | None) -> str | None:
+    """Returns an ETag if it is a checksum. Files in the cache of the hub's library have it as their name."""
+    return etag if SHA256.fullmatch(etag or "") else None
 
 
 def _advice(file: HubFile, target: Path, error: Exception) -> str:

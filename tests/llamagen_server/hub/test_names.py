@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import load_file
 from tests.helpers.hub_server import REPO, REVISION, Hub, use_golden_catalogue
 
@@ -67,12 +67,19 @@ def test_files_that_were_put_into_the_folder_need_no_network(
     assert ModelDir.open(resolve_model("c2i-B-256")).image_size == 64
 
 
-def test_files_of_the_hubs_own_cache_are_used(hub: Hub, golden_dir: Path, tmp_path: Path) -> None:
-    snapshot = tmp_path / "huggingface" / f"models--{REPO.replace('/', '--')}" / "snapshots" / REVISION
-    snapshot.mkdir(parents=True)
-    shutil.copy(golden_dir / "tiny_vq.pt", snapshot / "vq_ds16_c2i.pt")
-    assert resolve_checkpoint("vq-ds16-c2i") == snapshot / "vq_ds16_c2i.pt"
-    assert hub.downloads == []
+def test_files_of_the_hubs_own_cache_are_used(
+    hub: Hub, golden_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its library keeps them: a link to a file whose name is its checksum."""
+    use_golden_catalogue(monkeypatch, golden_dir, checksums=False)
+    found = Path(hf_hub_download(REPO, "vq_ds16_c2i.pt", revision=REVISION))
+    assert found.is_symlink()
+    assert resolve_checkpoint("vq-ds16-c2i") == found
+    assert len(hub.downloads) == 1
+    assert not (cache / "checkpoints").exists()
+    found.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="damaged or another file"):
+        resolve_checkpoint("vq-ds16-c2i")
 
 
 def test_a_download_goes_on_after_the_connection_is_cut(hub: Hub, cache: Path) -> None:
@@ -117,7 +124,7 @@ def test_a_damaged_file_of_the_user_is_refused_and_kept(hub: Hub, cache: Path) -
     (cache / "checkpoints").mkdir(parents=True)
     mine = cache / "checkpoints" / "c2i_B_256.pt"
     mine.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=rf"^{mine}: damaged or another file, .*; remove it, or replace it"):
+    with pytest.raises(ValueError, match=rf"^{mine}: damaged or another file, .*; remove it, or put the official"):
         resolve_model("c2i-B-256")
     assert mine.read_bytes() == b"something else"
 
