@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from llamagen_server.bench.outcomes import Row
-
-
-def figure_class() -> Any:
-    """Returns matplotlib's ``Figure``; called before a load test, so that none is in vain.
-
-    Raises:
-        ValueError: matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("a plot needs matplotlib: pip install matplotlib") from None
-    return Figure
+from llamagen_server.image_files.figure import figure_class
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

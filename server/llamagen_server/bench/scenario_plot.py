@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from llamagen_server.bench.outcomes import Outcome, percentile
-from llamagen_server.bench.plot import figure_class
 from llamagen_server.bench.scenario_figures import REFUSED, images_between
 from llamagen_server.bench.scenario_run import ScenarioResult
+from llamagen_server.image_files.figure import figure_class
 
 MAX_SLICES = 60
 """Most time slices in which percentiles and rates over time are computed."""

@@ -11,9 +11,10 @@ from typing import Any
 from llamagen_server.bench.http import measure_server
 from llamagen_server.bench.load import Kind, Load, LoadOptions
 from llamagen_server.bench.outcomes import METRICS
-from llamagen_server.bench.plot import figure_class, plot
+from llamagen_server.bench.plot import plot
 from llamagen_server.bench.tables import load_table
 from llamagen_server.cli.bench_result import save_result
+from llamagen_server.image_files.figure import figure_class
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from llamagen_server.bench.http import load_client
 from llamagen_server.bench.load import LoadOptions, check_positive
-from llamagen_server.bench.plot import figure_class
 from llamagen_server.bench.scenario import Scenario, read_scenario
 from llamagen_server.bench.scenario_plot import plot_scenario
 from llamagen_server.bench.scenario_report import report
 from llamagen_server.bench.scenario_run import ScenarioResult, measure_saturation, run_scenario
 from llamagen_server.cli.bench_http import add_server, server_options
+from llamagen_server.image_files.figure import figure_class
 
 logger = logging.getLogger(__name__)
 
