@@ -37,6 +37,7 @@ SERVER_ORDER = [
     "engine",
     "stages",
     "pipeline",
+    "evaluation",
     "bench",
     "api",
     "serving",

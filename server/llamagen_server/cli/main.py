@@ -17,6 +17,8 @@ COMMANDS = {
     "run-batch": "generate the images of many requests in a file",
     "convert": "make a model directory from checkpoints",
     "models": "list the official checkpoints that have a name",
+    "eval": "measure the quality of samples: FID, Inception Score, precision and recall, CLIP score",
+    "tokenizer": "measure image tokenizers",
     "bench": "measure speed",
 }
 MODULES = {
@@ -25,6 +27,8 @@ MODULES = {
     "run-batch": "llamagen_server.cli.run_batch",
     "convert": "llamagen_server.cli.convert",
     "models": "llamagen_server.cli.models",
+    "eval": "llamagen_server.cli.eval",
+    "tokenizer": "llamagen_server.cli.tokenizer",
     "bench": "llamagen_server.cli.bench",
 }
 """Modules with ``add_arguments(parser)`` and ``run(args)``, imported when their command is called."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,16 @@ def test_every_commands_help_has_an_example(command: str, capsys: pytest.Capture
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert re.search(rf"^examples?:\n  llamagen {command} ", text, re.M)
+
+
+@pytest.mark.parametrize("words", [["eval", "samples.npz"], ["tokenizer", "eval", "photos"]])
+def test_arguments_of_evaluations_are_parsed_without_torch(words: list[str]) -> None:
+    code = (
+        f"import sys; from llamagen_server.cli.main import _parser; _parser({words}).parse_args({words}); "
+        "sys.exit(', '.join({'torch', 'vllm', 'transformers', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_help_of_serve_shows_our_own_flags_first_and_in_full(capsys: pytest.CaptureFixture[str]) -> None:

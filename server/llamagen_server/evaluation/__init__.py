@@ -1,0 +1,1 @@
+"""Quality of samples (FID and its relatives, CLIP score) and of image tokenizers (codebook, reconstruction)."""
