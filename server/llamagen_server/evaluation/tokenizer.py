@@ -55,7 +55,7 @@ class TokenizerEvaluation:
     sheet_images: int = 8
     """Images on the reconstruction sheet."""
     usage: CodebookUsage = field(init=False)
-    _pairs: list[tuple[Pixels, Pixels]] = field(init=False, default_factory=list)
+    _pairs: list[tuple[Pixels, Pixels]] = field(init=False)
 
     def run(
         self, batches: Iterable[Pixels], workers: int = 1, on_reconstructions: Callable[[Pixels], None] | None = None
@@ -66,7 +66,7 @@ class TokenizerEvaluation:
             workers: batches that are measured at a time.
             on_reconstructions: called with the reconstructions [B, height, width, 3], uint8, of each batch, in order.
         """
-        self.usage = CodebookUsage(self.vq.config.codebook_size)
+        self.usage, self._pairs = CodebookUsage(self.vq.config.codebook_size), []
         metrics: dict[str, list[NDArray[np.float64]]] = {}
         features = []
         for batch in in_threads(self.measure, batches, workers):
