@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH = {"cpu": 8, "cuda": 64}
+BATCH = {"cpu": 8, "cuda": 32}
 """Images at a time, by device."""
 
 EXAMPLE = """examples:
@@ -62,7 +62,7 @@ def add_inception(parser: argparse.ArgumentParser) -> None:
 
 def add_output(parser: argparse.ArgumentParser, files: str) -> None:
     add = parser.add_argument
-    add("--batch-size", type=int, metavar="N", help="images at a time (default: 8 on a CPU, 64 on a GPU)")
+    add("--batch-size", type=int, metavar="N", help="images at a time (default: 8 on a CPU, 32 on a GPU)")
     add("--out", type=Path, metavar="DIR", help=f"folder for {files} (default: the report is only logged)")
 
 
