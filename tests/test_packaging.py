@@ -38,6 +38,7 @@ SERVER_ORDER = [
     "stages",
     "pipeline",
     "evaluation",
+    "sample",
     "bench",
     "api",
     "serving",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from llamagen_server.cli.sampling_flags import add_sampling_flags, sampling_fields
 from llamagen_server.core.errors import describe
 from llamagen_server.core.options import NO_LIMITS
 from llamagen_server.core.request import ImageRequest
@@ -45,21 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "class model names of classes",
     )
     add("--class-id", type=int, action="append", help="class, for a class model; may be repeated")
-    add("--cfg-scale", type=float, help="guidance scale (default: the model's)")
-    add("--guidance-scale", type=float, help="an alias of --cfg-scale; give only one")
-    add("--cfg-interval", type=int, metavar="K", default=-1, help="guide only image tokens 0 to K + 1 (default: all)")
-    add("--cfg-schedule", default="constant", help="constant, linear or cosine (default: constant)")
-    add("--temperature", type=float, help="sampling temperature; 0 is greedy (default: the model's)")
-    add(
-        "--top-k",
-        type=int,
-        help="number of most likely codes to sample from; 0 keeps every code (default: the model's)",
-    )
-    add(
-        "--top-p",
-        type=float,
-        help="probability mass of the codes to sample from; 1 keeps every code (default: the model's)",
-    )
+    add_sampling_flags(parser)
     add("--seed", type=int, help="image j uses seed + j (default: random)")
     add("-n", type=int, default=1, help="images per prompt or class (default: %(default)s)")
     add(
@@ -118,18 +105,7 @@ def build_requests(args: argparse.Namespace, prompts: list[str]) -> list[ImageRe
     ]
     if not conditions:
         raise ValueError("nothing to generate: give a prompt (text models), or a label or --class-id (class models)")
-    names = (
-        "cfg_scale",
-        "guidance_scale",
-        "cfg_interval",
-        "cfg_schedule",
-        "temperature",
-        "top_k",
-        "top_p",
-        "seed",
-        "n",
-    )
-    options = {name: getattr(args, name) for name in names}
+    options = {**sampling_fields(args), "seed": args.seed, "n": args.n}
     try:
         return [ImageRequest(**condition, **options) for condition in conditions]
     except ValidationError as error:

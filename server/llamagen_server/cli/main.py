@@ -17,6 +17,7 @@ COMMANDS = {
     "run-batch": "generate the images of many requests in a file",
     "convert": "make a model directory from checkpoints",
     "models": "list the official checkpoints that have a name",
+    "sample": "generate a set of images for evaluation, by the thousand",
     "eval": "measure the quality of samples: FID, Inception Score, precision and recall, CLIP score",
     "tokenizer": "measure image tokenizers",
     "bench": "measure speed",
@@ -27,6 +28,7 @@ MODULES = {
     "run-batch": "llamagen_server.cli.run_batch",
     "convert": "llamagen_server.cli.convert",
     "models": "llamagen_server.cli.models",
+    "sample": "llamagen_server.cli.sample",
     "eval": "llamagen_server.cli.eval",
     "tokenizer": "llamagen_server.cli.tokenizer",
     "bench": "llamagen_server.cli.bench",
@@ -36,6 +38,7 @@ MODULES = {
 USAGE = {
     "serve": "llamagen serve [MODEL] [options]",
     "run-batch": "llamagen run-batch [MODEL] -i IN.jsonl -o OUT.jsonl [options]",
+    "sample": "llamagen sample [MODEL] --out OUT [options]",
 }
 """Commands that take vLLM's two hundred flags too, with usage lines in place of argparse's own."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llamagen_server.core.results import Pixels
 from llamagen_server.evaluation.settings import file_sha256, parse_settings
@@ -92,18 +93,19 @@ def open_archive(path: Path) -> ZipFile:
 
 @contextmanager
 def npz_writer(
-    path: Path, shape: tuple[int, int, int, int], settings: dict[str, Any]
+    path: Path, shape: tuple[int, ...], settings: dict[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None
 ) -> Iterator[Callable[[Pixels], None]]:
-    """Writes images of the shape [images, height, width, 3] and their settings, uncompressed.
+    """Writes images of the shape [images, height, width, 3], their settings and other arrays, uncompressed.
 
-    NumPy and ADM's evaluator read the file too. Gives the function that adds a batch of images.
+    NumPy and ADM's evaluator read the file too. Its bytes depend on the content alone. Gives the function that adds a
+    batch of images.
 
     Raises:
         ValueError: the images are not as many, or not of the size, that the shape states; the file is then incomplete.
     """
     written = 0
     with ZipFile(path, "w") as archive:
-        with archive.open(f"{ARRAY}.npy", "w", force_zip64=True) as file:
+        with archive.open(ZipInfo(f"{ARRAY}.npy"), "w", force_zip64=True) as file:
             _npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
             def add(batch: Pixels) -> None:
@@ -114,6 +116,9 @@ def npz_writer(
                 written += len(batch)
 
             yield add
-        archive.writestr(SETTINGS, json.dumps(settings, indent=2) + "\n")
+        for name, array in (arrays or {}).items():
+            with archive.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                _npy.write_array(file, array)
+        archive.writestr(ZipInfo(SETTINGS), json.dumps(settings, indent=2) + "\n")
     if written != shape[0]:
         raise ValueError(f"{path}: {written} images were written, expected {shape[0]}")

@@ -77,7 +77,7 @@ class Pipeline:
         self.engine = engine
         self.image_tokenizer = image_tokenizer
         self.admission = Admission(limits, engine.max_num_seqs)
-        self._text = text
+        self.text = text
 
     async def generate(
         self,
@@ -152,7 +152,7 @@ class Pipeline:
         Raises:
             EngineError: the engine failed.
         """
-        condition = await self._text("warm up") if self._text else 0
+        condition = await self.text("warm up") if self.text else 0
         sampling = self._sampling(ImageRequest())
 
         async def sample(logprobs: bool) -> None:
@@ -189,8 +189,8 @@ class Pipeline:
 
     def shutdown(self) -> None:
         """Stops the engine and the stages. Work in flight is lost."""
-        if self._text is not None:
-            self._text.shutdown()
+        if self.text is not None:
+            self.text.shutdown()
         self.image_tokenizer.shutdown()
         self.engine.shutdown()
 
@@ -293,10 +293,10 @@ class Pipeline:
         condition = resolve_condition(request, self.model)
         if isinstance(condition, int):
             return condition
-        assert self._text is not None
+        assert self.text is not None
         try:
             with telemetry.stage("text"):
-                return await self._text(condition, client)
+                return await self.text(condition, client)
         except ValueError as error:
             raise InvalidRequestError(str(error), "prompt") from None
 

