@@ -14,6 +14,7 @@ from torch import Tensor
 from vllm import SamplingParams
 
 from vllm_llamagen import runner_v1, runner_v2
+from vllm_llamagen.branch_logprobs import CONDITIONAL, UNCONDITIONAL
 from vllm_llamagen.guidance import Guidance, mix_branches
 from vllm_llamagen.model import LlamaGenForCausalLM
 from vllm_llamagen.vllm_compat import LinearBase, VLLMValidationError, current_platform
@@ -239,3 +240,38 @@ class TestMutations:
             assert text_model.wrong_tokens() > 0
         finally:
             rows.copy_(original)
+
+
+@pytest.mark.parametrize("name", ["class_model", "text_model"])
+def test_log_probabilities_of_the_branches(request: pytest.FixtureRequest, name: str) -> None:
+    """Of the reference codes, which are forced, in a batch with requests that want none, or the most likely codes."""
+    model: Golden = request.getfixturevalue(name)
+    expected = model.expected
+    count = expected["cond_logits"].shape[1]
+    steps = expected.get("logit_steps", torch.arange(count)).long()
+    codes = expected["codes"].long()
+    prompts, params = [], []
+    for i, scale in enumerate((0.5, 4.0, 7.5)[: len(codes)]):
+        guidance = {"cfg_scale": scale, "cfg_interval": 9}
+        forced = {"forced_tokens": codes[i].tolist(), "branch_logprobs": True}
+        for number, extra in ((2, guidance | forced), (2, guidance), (None, guidance)):
+            prompts.append(model.prompt(i))
+            params.append(
+                SamplingParams(temperature=0, max_tokens=64, logprobs=number, detokenize=False, extra_args=extra)
+            )
+    outputs = model.llm.generate(prompts, params, use_tqdm=False)
+    for i, code in enumerate(codes):
+        rows = outputs[3 * i].outputs[0].logprobs
+        for key, branch in ((CONDITIONAL, "cond_logits"), (UNCONDITIONAL, "uncond_logits")):
+            got = torch.tensor([row[key].logprob for row in rows])[steps]
+            wanted = expected[branch][i].log_softmax(-1).gather(1, code[steps, None])[:, 0]
+            torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+        assert all(min(row) >= 0 and len(row) == 2 for row in outputs[3 * i + 1].outputs[0].logprobs)
+        assert outputs[3 * i + 2].outputs[0].logprobs is None
+
+
+def test_log_probabilities_of_the_branches_need_their_columns(class_model: Golden) -> None:
+    for number in (None, 0, 1, 3):
+        params = SamplingParams(logprobs=number, extra_args={"branch_logprobs": True})
+        with pytest.raises(VLLMValidationError, match=f"branch_logprobs needs logprobs 2, not {number}"):
+            class_model.llm.generate([class_model.prompt(0)], params, use_tqdm=False)

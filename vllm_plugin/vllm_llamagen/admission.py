@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm_llamagen.branch_logprobs import NUM_LOGPROBS
 from vllm_llamagen.guidance import Guidance
 from vllm_llamagen.vllm_compat import LogitsProcessorV2
 
@@ -37,9 +38,14 @@ def check_params(params: SamplingParams) -> None:
     """Checks a request at admission.
 
     Raises:
-        ValueError: guidance is malformed, or the request sets one of `NEUTRAL_PARAMS`.
+        ValueError: guidance is malformed, the request sets one of `NEUTRAL_PARAMS`, or it wants log-probabilities of
+            the branches without their columns.
     """
-    Guidance.from_params(params, Guidance())
+    guidance = Guidance.from_params(params, Guidance())
+    if guidance.branch_logprobs and params.logprobs != NUM_LOGPROBS:
+        raise ValueError(
+            f"branch_logprobs needs logprobs {NUM_LOGPROBS}, not {params.logprobs}: it takes these columns"
+        )
     for name, neutral in NEUTRAL_PARAMS.items():
         if (value := getattr(params, name)) not in (neutral, None):
             raise ValueError(f"{name} is {value!r}; LlamaGen does not support it, leave it out")
@@ -49,11 +55,16 @@ def check_unguided_params(params: SamplingParams) -> None:
     """Checks a request to an engine with one branch (``cfg_branches: 1``), which cannot guide.
 
     Raises:
-        ValueError: as `check_params`, or the request asks for guidance.
+        ValueError: as `check_params`, or the request asks for guidance, or for both branches.
     """
     check_params(params)
-    if (scale := Guidance.from_params(params, Guidance()).scale) != 1:
-        raise ValueError(f"cfg_scale is {scale}, must be 1: this server runs without guidance (cfg_branches 1)")
+    guidance = Guidance.from_params(params, Guidance())
+    if guidance.scale != 1:
+        raise ValueError(
+            f"cfg_scale is {guidance.scale}, must be 1: this server runs without guidance (cfg_branches 1)"
+        )
+    if guidance.branch_logprobs:
+        raise ValueError("branch_logprobs is true, must be false: this server has one branch (cfg_branches 1)")
 
 
 class AdmissionV2(LogitsProcessorV2):

@@ -7,7 +7,7 @@ own code. So they take the way of all other output: through preemption, parallel
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -36,17 +36,3 @@ def write_branch_logprobs(output: LogprobsTensors, codes: Tensor, branch_logits:
     names = ids.new_tensor([CONDITIONAL, UNCONDITIONAL]).expand_as(ids)
     columns.copy_(values.to(columns.dtype).where(wanted[:, None], columns))
     ids.copy_(names.where(wanted[:, None], ids))
-
-
-def check_branch_logprobs(logprobs: int | None, wanted: Any, cfg_branches: int) -> None:
-    """Checks a request at admission.
-
-    Raises:
-        ValueError: there are no two branches, or vLLM would return too few columns.
-    """
-    if not isinstance(wanted, bool):
-        raise ValueError(f"branch_logprobs is {wanted!r}, must be true or false")
-    if wanted and cfg_branches == 1:
-        raise ValueError("branch_logprobs needs both branches: this server runs without guidance (cfg_branches 1)")
-    if wanted and logprobs != NUM_LOGPROBS:
-        raise ValueError(f"branch_logprobs needs logprobs {NUM_LOGPROBS}, not {logprobs}: they take these columns")

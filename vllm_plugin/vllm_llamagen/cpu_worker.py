@@ -1,12 +1,25 @@
-"""vLLM's worker on a CPU, for a container whose memory has a limit."""
+"""vLLM's worker on a CPU."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from vllm_llamagen.runner_v1 import BranchSampler
 from vllm_llamagen.vllm_compat import CPUWorker
 
 
-class ContainerWorker(CPUWorker):
-    """A worker that takes the KV cache's size as it is given.
+class LlamaGenCPUWorker(CPUWorker):
+    """A worker whose V1 model runner samples with `BranchSampler`. The V2 model runner has a hook of its own."""
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        if not self.vllm_config.use_v2_model_runner:
+            sampler = self.model_runner.sampler
+            self.model_runner.sampler = BranchSampler(sampler.logprobs_mode, sampler.use_fp64_gumbel)
+
+
+class ContainerWorker(LlamaGenCPUWorker):
+    """A worker that takes the KV cache's size as it is given, for a container whose memory has a limit.
 
     vLLM compares it with what the container's limit leaves, and counts cached files as used. The weights' files alone
     fill the memory up to the limit then, and any KV cache is refused, although the kernel drops cached files when

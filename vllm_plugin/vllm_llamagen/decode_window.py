@@ -20,8 +20,8 @@ from torch import Tensor
 from vllm_llamagen.vllm_compat import get_num_sampled_and_rejected
 
 if TYPE_CHECKING:
-    from vllm_llamagen.runner_v2 import GuidanceV2
-    from vllm_llamagen.vllm_compat import InputBatch, SamplerOutput, SamplerV2
+    from vllm_llamagen.runner_v2 import BranchSamplerV2, GuidanceV2
+    from vllm_llamagen.vllm_compat import InputBatch, SamplerOutput
 
 
 class WindowSampler:
@@ -29,9 +29,10 @@ class WindowSampler:
 
     enable_adaptive_verification = False
 
-    def __init__(self, sampler: SamplerV2, guidance: GuidanceV2, window: int) -> None:
+    def __init__(self, sampler: BranchSamplerV2, guidance: GuidanceV2, window: int) -> None:
         """``window``: guessed tokens of a request in a step, at most."""
-        sampler.use_flashinfer = sampler.use_xpu_sampler = False  # their noise does not depend on the position alone
+        # Other samplers' noise does not depend on the position alone.
+        sampler.sampler.use_flashinfer = sampler.sampler.use_xpu_sampler = False
         self.sampler, self.guidance = sampler, guidance
         states = sampler.req_states
         self.drafts = torch.zeros((states.max_num_reqs, window), dtype=torch.int64, device=states.device)

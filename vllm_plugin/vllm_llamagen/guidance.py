@@ -11,6 +11,8 @@ A request sets its guidance in ``SamplingParams.extra_args``:
 - ``start_index``: index of the first sampled image token. The prompt holds the tokens before it (the prefix tokens).
 - ``forced_tokens``: codes of the image tokens in raster order, -1 where the model samples. A forced token is taken
   whatever its logit, and has log-probability 0.
+- ``branch_logprobs``: true returns, with each code, what the conditional and the unconditional branch alone give it
+  (`vllm_llamagen.branch_logprobs`).
 
 A request without ``cfg_scale`` gets the one in the model directory's ``generation_config.json``, else 1.
 """
@@ -41,6 +43,7 @@ class Guidance(NamedTuple):
     schedule: str = "constant"
     start_index: int = 0
     forced_tokens: tuple[int, ...] = ()
+    branch_logprobs: bool = False
 
     @classmethod
     def from_params(cls, params: SamplingParams, default: Guidance) -> Guidance:
@@ -52,7 +55,7 @@ class Guidance(NamedTuple):
         args = params.extra_args or {}
         scale, interval = args.get("cfg_scale", default.scale), args.get("cfg_interval", default.interval)
         schedule, start_index = args.get("cfg_schedule", "constant"), args.get("start_index", 0)
-        forced = args.get("forced_tokens", ())
+        forced, branch_logprobs = args.get("forced_tokens", ()), args.get("branch_logprobs", False)
         if not _is_number(scale, int | float) or not 0 <= scale <= MAX_SCALE:
             raise ValueError(f"cfg_scale is {scale!r}, must be a number from 0 to {MAX_SCALE}")
         if not _is_number(interval, int) or not -1 <= interval <= MAX_INT:
@@ -65,7 +68,9 @@ class Guidance(NamedTuple):
             _is_number(code, int) and -1 <= code <= MAX_INT for code in forced
         ):
             raise ValueError("forced_tokens must be a list of codes, with -1 where the model samples")
-        return cls(float(scale), interval, schedule, start_index, tuple(forced))
+        if not isinstance(branch_logprobs, bool):
+            raise ValueError(f"branch_logprobs is {branch_logprobs!r}, must be true or false")
+        return cls(float(scale), interval, schedule, start_index, tuple(forced), branch_logprobs)
 
     def scales(self, num_tokens: int) -> list[float]:
         """Returns the scale of each image token."""

@@ -1,18 +1,27 @@
-"""Guidance in vLLM's V1 model runner, as a custom logits processor."""
+"""Guidance in vLLM's V1 model runner, as a custom logits processor, and the branches' log-probabilities there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from vllm import SamplingParams
 
 from vllm_llamagen.admission import check_params, check_unguided_params
+from vllm_llamagen.branch_logprobs import write_branch_logprobs
 from vllm_llamagen.guidance import Guidance, default_guidance, force_tokens, mix_branches, pad_vocab
 from vllm_llamagen.guidance_counts import ImageGuidance, count_unguided
-from vllm_llamagen.vllm_compat import BatchUpdate, LogitsProcessorV1, VllmConfig, process_dict_updates
+from vllm_llamagen.vllm_compat import (
+    BatchUpdate,
+    LogitsProcessorV1,
+    SamplerOutputV1,
+    SamplerV1,
+    SamplingMetadata,
+    VllmConfig,
+    process_dict_updates,
+)
 
 T = TypeVar("T")
 
@@ -50,7 +59,8 @@ class GuidanceV1(LogitsProcessorV1):
     def _new_request(self, params: SamplingParams, prompt_ids: list[int] | None, output_ids: list[int]) -> _Request:
         guidance = Guidance.from_params(params, self.default)
         forced = guidance.forced(self.num_tokens, self.codebook_size) if guidance.forced_tokens else []
-        return _Request(guidance.scales(self.num_tokens), forced, guidance.start_index, output_ids)
+        scales = guidance.scales(self.num_tokens)
+        return _Request(scales, forced, guidance.start_index, output_ids, guidance.branch_logprobs)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Logits of all branches [n, branches * codebook_size] -> [n, vocab_size], float32."""
@@ -60,6 +70,16 @@ class GuidanceV1(LogitsProcessorV1):
             return logits
         codes = [request.current(request.forced) if request.forced else -1 for request in rows]
         return force_tokens(logits, torch.tensor(codes, device=self.device))
+
+    def write_branch_logprobs(self, logits: Tensor, output: SamplerOutputV1) -> None:
+        """Adds the log-probabilities of the branches to what was sampled from the logits of `apply`."""
+        rows = [self.requests.get(row) for row in range(len(logits))]
+        wanted = [request is not None and request.branch_logprobs for request in rows]
+        if any(wanted):
+            assert output.logprobs_tensors is not None
+            branches = logits.float().view(-1, 2, self.codebook_size)
+            codes = output.sampled_token_ids[:, 0].long()
+            write_branch_logprobs(output.logprobs_tensors, codes, branches, torch.tensor(wanted, device=self.device))
 
     def mix(self, logits: Tensor, rows: list[_Request]) -> Tensor:
         scales = [request.current(request.scales) for request in rows]
@@ -80,8 +100,16 @@ class GuidanceV1(LogitsProcessorV1):
 class _Request:
     """A request in the batch. ``output_ids`` is the runner's own list, which grows with every step."""
 
-    def __init__(self, scales: list[float], forced: list[int], start_index: int, output_ids: list[int]) -> None:
+    def __init__(
+        self,
+        scales: list[float],
+        forced: list[int],
+        start_index: int,
+        output_ids: list[int],
+        branch_logprobs: bool = False,
+    ) -> None:
         self.scales, self.forced, self.start_index, self.output_ids = scales, forced, start_index, output_ids
+        self.branch_logprobs = branch_logprobs
         self.image = ImageGuidance(any(scale != 1 for scale in scales[start_index:]), len(output_ids))
 
     def current(self, table: Sequence[T]) -> T:
@@ -105,3 +133,16 @@ class UnguidedV1(GuidanceV1):
     def mix(self, logits: Tensor, rows: list[_Request]) -> Tensor:
         note_rows(rows, mixed=False)
         return pad_vocab(logits.float(), self.vocab_size)
+
+
+class BranchSampler(SamplerV1):
+    """vLLM's sampler, which also returns the log-probabilities of the branches to requests that want them."""
+
+    def forward(
+        self, logits: Tensor, sampling_metadata: SamplingMetadata, *args: Any, **kwargs: Any
+    ) -> SamplerOutputV1:
+        output = super().forward(logits, sampling_metadata, *args, **kwargs)
+        for processor in sampling_metadata.logitsprocs.all:
+            if isinstance(processor, GuidanceV1):
+                processor.write_branch_logprobs(logits, output)
+        return output

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vllm_llamagen.branch_logprobs import write_branch_logprobs
 from vllm_llamagen.decode_window import WindowSampler
 from vllm_llamagen.guidance import Guidance, default_guidance, force_tokens, mix_branches, pad_vocab
 from vllm_llamagen.guidance_counts import ImageGuidance
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
 
     from vllm_llamagen.model import LlamaGenForCausalLM
-    from vllm_llamagen.vllm_compat import InputBatch, NewRequestData, RequestState, SamplerV2, VllmConfig
+    from vllm_llamagen.vllm_compat import (
+        InputBatch,
+        NewRequestData,
+        RequestState,
+        SamplerOutput,
+        SamplerV2,
+        VllmConfig,
+    )
 
 
 class Rows(NamedTuple):
@@ -34,6 +42,7 @@ class Rows(NamedTuple):
     tokens: Tensor
     """[n], int64: the index in the image of the token that each row samples."""
     any_forced: bool
+    any_branch_logprobs: bool
 
 
 class Entry(NamedTuple):
@@ -76,6 +85,9 @@ class GuidanceV2:
         self.offset = torch.zeros(size, dtype=torch.int64, device=device)
         """From a position in the sequence to the index in the image of the token that is sampled after it."""
         self.has_forced = np.zeros(size, dtype=bool)
+        self.wants_branches = np.zeros(size, dtype=bool)
+        self.branch_logits: Tensor | None = None
+        """[n, 2, codebook_size], of the rows that were mixed last, if one of them wants `branch_logprobs`."""
         self.entered: dict[int, Entry] = {}
         self.prompt_lens = np.zeros(size, dtype=np.int64)
         self.images: dict[int, ImageGuidance] = {}
@@ -97,6 +109,7 @@ class GuidanceV2:
         forced = guidance.forced(self.num_tokens, self.codebook_size)
         self.entered[slot] = Entry(scales, forced, guidance.start_index + 1 - prompt_len)
         self.has_forced[slot] = bool(guidance.forced_tokens)
+        self.wants_branches[slot] = guidance.branch_logprobs
         self.prompt_lens[slot] = prompt_len
         self.images.pop(slot, None)
         if is_image:
@@ -126,7 +139,8 @@ class GuidanceV2:
             slots_np: the requests of the step, on the host.
         """
         tokens = (positions + self.offset[slots]).clamp_(0, self.num_tokens - 1)
-        self.rows = Rows(slots, tokens, bool(self.has_forced[slots_np].any()))
+        any_forced, any_branches = self.has_forced[slots_np].any(), self.wants_branches[slots_np].any()
+        self.rows = Rows(slots, tokens, bool(any_forced), bool(any_branches))
         self.has_images = not self.images.keys().isdisjoint(slots_np.tolist())
 
     def expect(self, sampled: Sampled) -> None:
@@ -153,6 +167,7 @@ class GuidanceV2:
             if self.has_images:
                 raise RuntimeError("vLLM asks for logits of rows that it has not announced: they would not be guided")
             rows = None  # vLLM warms up, and also computes the logits of prompts, which no image may ask for
+        self.branch_logits = self._branch_logits(hidden_states, head) if rows and rows.any_branch_logprobs else None
         if self.branches == 2:
             scale = self.scales[rows.slots, rows.tokens] if rows else hidden_states.new_ones(1, dtype=torch.float32)
             hidden_states = mix_branches(hidden_states, scale)
@@ -167,11 +182,46 @@ class GuidanceV2:
             return logits
         return force_tokens(logits, self.forced[rows.slots, rows.tokens])
 
+    def _branch_logits(self, hidden_states: Tensor, head: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+        count, width = hidden_states.shape
+        logits = head(hidden_states.float().view(2 * count, width // 2))
+        return None if logits is None else logits.float().view(count, 2, -1)
+
+    def write_branch_logprobs(self, output: SamplerOutput, slots: np.ndarray) -> None:
+        """Adds the log-probabilities of the branches to what was sampled.
+
+        Args:
+            slots: [n], the request of each row, on the host.
+        """
+        branch_logits, self.branch_logits = self.branch_logits, None
+        if branch_logits is None:
+            return
+        assert output.logprobs_tensors is not None
+        wanted = async_tensor_h2d(self.wants_branches[slots], device=self.device)
+        codes = output.sampled_token_ids[:, 0].long()
+        write_branch_logprobs(output.logprobs_tensors, codes, branch_logits, wanted)
+
     def _count(self, sampled: Sampled, mixed: bool) -> None:
         tokens = sampled.lengths + 1 - sampled.counts - self.prompt_lens[sampled.slots]
         for slot, token, count in zip(sampled.slots.tolist(), tokens.tolist(), sampled.counts.tolist(), strict=True):
             if image := self.images.get(slot):
                 image.sample(max(0, token), mixed=mixed and slot not in self.entered, count=count)
+
+
+class BranchSamplerV2:
+    """vLLM's sampler, which also returns the log-probabilities of the branches to requests that want them."""
+
+    def __init__(self, sampler: SamplerV2, guidance: GuidanceV2) -> None:
+        self.sampler, self.guidance = sampler, guidance
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sampler, name)
+
+    def __call__(self, logits: Tensor, input_batch: InputBatch) -> SamplerOutput:
+        output = self.sampler(logits, input_batch)
+        slots = np.repeat(input_batch.idx_mapping_np, np.diff(input_batch.cu_num_logits_np))
+        self.guidance.write_branch_logprobs(output, slots)
+        return output
 
 
 class LlamaGenModelState(DefaultModelState):
@@ -218,8 +268,9 @@ class LlamaGenModelState(DefaultModelState):
         self.guidance.begin(input_batch.expanded_idx_mapping, positions, input_batch.idx_mapping_np)
         return super().prepare_inputs(input_batch, req_states)
 
-    def custom_sampler(self, sampler: SamplerV2) -> tuple[WindowSampler, WindowSampler] | None:
+    def custom_sampler(self, sampler: SamplerV2) -> tuple[BranchSamplerV2 | WindowSampler, WindowSampler | None]:
+        branch_sampler = BranchSamplerV2(sampler, self.guidance)
         if not self.vllm_config.num_speculative_tokens:
-            return None
-        self.window = WindowSampler(sampler, self.guidance, self.vllm_config.num_speculative_tokens)
+            return branch_sampler, None
+        self.window = WindowSampler(branch_sampler, self.guidance, self.vllm_config.num_speculative_tokens)
         return self.window, self.window

@@ -29,7 +29,8 @@ first vLLM release that has the name at this place.
 | VLLMClientError, VLLMValidationError | 0.27, 0.14 | vLLM refuses a request |
 | current_platform | 0.5 | CPU or CUDA |
 | get_allowed_cpu_list | 0.20 | cores and memory nodes that this process may use |
-| CPUWorker | 0.9 | a worker whose KV cache is not compared with a container's free memory |
+| CPUWorker | 0.9 | a worker whose KV cache is not compared with a container's free memory, and with our sampler |
+| SamplerV1, SamplingMetadata, SamplerOutputV1, LogprobsTensors, Logprob | 0.9 | the V1 runner's sampler, and its output |
 | SamplerV2, SamplerOutput, get_num_sampled_and_rejected | 0.19 | the V2 runner's sampler, which decode windows wrap |
 | async_tensor_h2d | 0.32 | a copy to the GPU that waits for nothing |
 | DefaultModelState, InputBatch, RequestState, NewRequestData | 0.19 | a model's own state in the V2 model runner, and what its hooks get |
@@ -65,13 +66,18 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
+from vllm.v1.outputs import LogprobsTensors
+from vllm.v1.outputs import SamplerOutput as SamplerOutputV1
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.sample.logits_processor import LogitsProcessor as LogitsProcessorV1
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.sample.sampler import Sampler as SamplerV1
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 if TYPE_CHECKING:
+    from vllm.logprobs import Logprob
     from vllm.v1.core.sched.output import NewRequestData
     from vllm.v1.worker.cpu_worker import CPUWorker
     from vllm.v1.worker.gpu.input_batch import InputBatch, get_num_sampled_and_rejected
@@ -100,6 +106,8 @@ __all__ = [
     "LogitsProcessor",
     "LogitsProcessorV1",
     "LogitsProcessorV2",
+    "Logprob",
+    "LogprobsTensors",
     "MergedColumnParallelLinear",
     "MoveDirectionality",
     "MultiModalFeatureSpec",
@@ -110,7 +118,10 @@ __all__ = [
     "RequestState",
     "RowParallelLinear",
     "SamplerOutput",
+    "SamplerOutputV1",
+    "SamplerV1",
     "SamplerV2",
+    "SamplingMetadata",
     "SiluAndMul",
     "SupportsMRoPE",
     "UniProcExecutor",

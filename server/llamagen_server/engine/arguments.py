@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CPU_WORKER = "vllm_llamagen.cpu_worker.LlamaGenCPUWorker"
 CONTAINER_WORKER = "vllm_llamagen.cpu_worker.ContainerWorker"
-"""vLLM's worker without its check whether the KV cache fits; `pipeline.memory` has checked that."""
+"""The worker without vLLM's check whether the KV cache fits; `pipeline.memory` has checked that."""
 
 CPU_BLOCK_SIZE = 32
 """Tokens per KV-cache block on a CPU. Smallest supported block: wastes least KV cache at the end of an image."""
@@ -207,8 +208,8 @@ def _set_cpu_defaults(args: argparse.Namespace, config: LlamaGenConfig, weight_b
         fits = (container.available_memory() - weight_bytes) // 2 // (bytes_per_image * workers)
         args.max_num_seqs = max(1, min(32, fits))
     _check_kv_cache(args, bytes_per_image)
-    if args.worker_cls == "auto" and container.has_memory_limit():
-        args.worker_cls = CONTAINER_WORKER
+    if args.worker_cls == "auto":
+        args.worker_cls = CONTAINER_WORKER if container.has_memory_limit() else CPU_WORKER
     if args.kv_cache_memory_bytes is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         args.kv_cache_memory_bytes = (args.max_num_seqs + 1) * bytes_per_image
 

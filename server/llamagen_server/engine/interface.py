@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -27,6 +27,8 @@ class EngineRequest:
     update_every: int | None = None
     """Codes between two outputs; None: only the finished image."""
     logprobs: bool = False
+    branch_logprobs: bool = False
+    """Whether to return the log-probabilities of both branches; ``logprobs`` come with them."""
     priority: int = 0
     """Waiting images with a lower value start first; among equals the order is that of arrival."""
     trace_headers: Mapping[str, str] | None = None
@@ -41,6 +43,8 @@ class EngineOutput:
     """In raster order, the prefix tokens included."""
     logprobs: list[float]
     """As in `core.results.GeneratedImage`."""
+    branch_logprobs: list[tuple[float, float]] = field(default_factory=list)
+    """As in `core.results.GeneratedImage`: of the conditional and of the unconditional branch."""
     queue_seconds: float = 0.0
     """Time that the image waited in the engine's queue; 0 if the engine does not report it."""
 

@@ -82,6 +82,7 @@ class Run:
             return False
         known.codes += output.codes[-new:]
         known.logprobs += output.logprobs[-new:]
+        known.branch_logprobs += output.branch_logprobs[-new:]
         return True
 
     @property

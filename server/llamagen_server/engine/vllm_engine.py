@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ from llamagen_server.core.errors import EngineError, EngineStoppedError, Invalid
 from llamagen_server.engine.arguments import EnginePlan
 from llamagen_server.engine.environment import engine_environment
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
+from vllm_llamagen.branch_logprobs import CONDITIONAL, NUM_LOGPROBS, UNCONDITIONAL
 from vllm_llamagen.guidance_counts import EXTENSION, GuidanceCounts
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
 
-    from vllm_llamagen.vllm_compat import EngineClient
+    from vllm_llamagen.vllm_compat import EngineClient, Logprob
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class VLLMEngine:
                     image.codes += new.token_ids
                     if new.logprobs:
                         image.logprobs += [p[code].logprob for p, code in zip(new.logprobs, new.token_ids, strict=True)]
+                    if request.branch_logprobs:
+                        image.branch_logprobs += [_branch_logprobs(p) for p in new.logprobs]
                     yield image
         except VLLMClientError as error:
             raise InvalidRequestError(str(error), getattr(error, "parameter", None)) from None
@@ -142,6 +145,7 @@ class VLLMEngine:
             "cfg_interval": sampling.cfg_interval,
             "cfg_schedule": sampling.cfg_schedule,
             "start_index": len(request.prefix_tokens),
+            "branch_logprobs": request.branch_logprobs,
         }
         if request.forced_tokens:
             guidance["forced_tokens"] = list(request.forced_tokens)
@@ -153,11 +157,20 @@ class VLLMEngine:
             max_tokens=self._num_image_tokens - len(request.prefix_tokens),
             ignore_eos=True,
             detokenize=False,
-            logprobs=0 if request.logprobs else None,
+            logprobs=NUM_LOGPROBS if request.branch_logprobs else 0 if request.logprobs else None,
             output_kind=RequestOutputKind.DELTA if request.update_every else RequestOutputKind.FINAL_ONLY,
             stream_interval=request.update_every,
             extra_args=guidance,
         )
+
+
+def _branch_logprobs(logprobs: Mapping[int, Logprob]) -> tuple[float, float]:
+    try:
+        return logprobs[CONDITIONAL].logprob, logprobs[UNCONDITIONAL].logprob
+    except KeyError:
+        raise EngineError(
+            "this engine returns no log-probabilities of the branches: that needs llamagen serve, or a GPU"
+        ) from None
 
 
 def _queue_seconds(output: RequestOutput) -> float:
