@@ -34,6 +34,7 @@ SERVER_ORDER = [
     "convert",
     "hub",
     "image_files",
+    "rollout",
     "engine",
     "stages",
     "pipeline",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from llamagen_server.core.request import ImageRequest
     from llamagen_server.core.results import GeneratedImage, GenerationResult, Timings
     from llamagen_server.pipeline.image_engine import ImageEngine
+    from llamagen_server.rollout.group import Rollout, RolloutGroup, RolloutRequest
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,9 @@ __all__ = [
     "ImageEngine",
     "ImageRequest",
     "InvalidRequestError",
+    "Rollout",
+    "RolloutGroup",
+    "RolloutRequest",
     "Timings",
     "__version__",
 ]
@@ -33,6 +37,9 @@ _MODULES = {
     "ImageEngine": "pipeline.image_engine",
     "ImageRequest": "core.request",
     "InvalidRequestError": "core.errors",
+    "Rollout": "rollout.group",
+    "RolloutGroup": "rollout.group",
+    "RolloutRequest": "rollout.group",
     "Timings": "core.results",
 }
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 from llamagen_server.core.errors import EngineStoppedError
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
@@ -39,6 +40,8 @@ class FakeEngine:
         """Seeds that ``error`` applies to; None: all."""
         self.dead = False
         self.counts = GuidanceCounts()
+        self.weights_version = 0
+        self.updates: list[Path] = []
         self._arrival = asyncio.Condition()
 
     async def until_requested(self, count: int) -> None:
@@ -85,8 +88,10 @@ class FakeEngine:
             code = noise.randrange(self.codebook_size)
             is_sampled = forced.get(token, -1) < 0
             image.codes.append(code if is_sampled else forced[token])
-            if request.logprobs:
+            if request.logprobs or request.branch_logprobs:
                 image.logprobs.append(-1.0 if is_sampled else 0.0)
+            if request.branch_logprobs:
+                image.branch_logprobs.append((-2.0, -3.0))
             new = token + 1 - len(request.prefix_tokens)
             # As vLLM: after the first code, then after every ``update_every`` codes.
             if request.update_every and (new - 1) % request.update_every == 0:
@@ -105,6 +110,11 @@ class FakeEngine:
     async def guidance_counts(self) -> GuidanceCounts:
         await self.check_health()
         return replace(self.counts)
+
+    async def update_weights(self, folder: Path, version: int) -> None:
+        await self.check_health()
+        self.updates.append(folder)
+        self.weights_version = version
 
     def shutdown(self) -> None:
         self.dead = True

@@ -94,6 +94,11 @@ class ImageRequest(BaseModel):
         default=False,
         description="Also return log-probabilities: of each code, in the distribution that it is sampled from.",
     )
+    branch_logprobs: Boolean = Field(
+        default=False,
+        description="Also return what the conditional and the unconditional branch alone give each code: without "
+        "guidance, temperature, top-k and top-p.",
+    )
 
     @model_validator(mode="after")
     def accept_guidance_scale(self) -> Self:

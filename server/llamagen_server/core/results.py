@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from llamagen_server.core.sampling import Sampling
+
 Pixels = NDArray[np.uint8]
 """An image [height, width, 3], uint8."""
 
@@ -27,6 +29,11 @@ class GeneratedImage:
     logprobs: list[float]
     """Log-probability of each code after the prefix tokens, in the distribution that it is sampled from (after
     guidance, temperature, top-k and top-p); 0 for forced tokens. Empty if the request did not ask for it."""
+    conditional_logprobs: list[float] = field(default_factory=list)
+    """Log-probability of each code after the prefix tokens in the conditional branch alone, without guidance,
+    temperature, top-k and top-p; of forced tokens too. Empty if the request did not ask for it."""
+    unconditional_logprobs: list[float] = field(default_factory=list)
+    """The same in the unconditional branch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,3 +77,7 @@ class GenerationResult:
     input_image_tokens: int = 0
     """Tokens of the image that is inpainted; 0 if there is none, or if nothing of it is kept."""
     timings: Timings = field(default_factory=Timings)
+    sampling: Sampling | None = None
+    """Sampling parameters of the images; the seed is that of the first."""
+    weights_version: int = 0
+    """Version of the weights that the images are sampled with: 0 are those of the model directory."""

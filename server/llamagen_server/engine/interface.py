@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -53,6 +54,9 @@ class Engine(Protocol):
     max_num_seqs: int
     """Images that the engine computes at a time."""
 
+    weights_version: int
+    """Version of the weights: 0 are those that the engine was started with."""
+
     @property
     def is_running(self) -> bool:
         """False while the engine restarts, and after its end."""
@@ -79,6 +83,17 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the engine is not running.
+        """
+        ...
+
+    async def update_weights(self, folder: Path, version: int) -> None:
+        """Replaces the weights in place, and forgets what was computed with the old ones. No request may be running.
+
+        Args:
+            folder: a folder with ``model.safetensors``, which stays until the next update: a new engine reads it again.
+
+        Raises:
+            EngineError: the engine failed.
         """
         ...
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from contextvars import Context
+from pathlib import Path
 
 from llamagen_server.core import metrics
 from llamagen_server.core.errors import EngineError, EngineStoppedError
@@ -32,7 +33,8 @@ ANSWER_FACTOR = 50
 """An engine hangs when it owes an answer for this many times the mean time of an answer. The engine answers between
 two steps, so the mean follows the time of a step."""
 COMPUTING_SECONDS = 600.0
-"""Seconds without an answer after which an engine that computes on a CPU hangs: a step with many prompts is long."""
+"""Seconds without an answer after which an engine hangs that computes on a CPU, where a step with many prompts is long,
+or that loads new weights."""
 MAX_FAILED_STARTS = 3
 """Failed starts in a row after which no further one is tried."""
 RETRY_SECONDS = 1.0
@@ -55,6 +57,10 @@ class SupervisedEngine:
         self._life: Life | None = Life(starter.start())
         self._start_timeout = max(MIN_START_SECONDS, 3 * (time.monotonic() - start))
         self.max_num_seqs = self._life.engine.max_num_seqs
+        self.weights_version = 0
+        self._weights: Path | None = None
+        """Folder of the weights of version `weights_version`; None: those that an engine starts with."""
+        self._is_updating = False
         self._runs: set[Run] = set()
         self._suspects: Suspects[Run] = Suspects()
         self._ends: deque[float] = deque()
@@ -76,6 +82,19 @@ class SupervisedEngine:
     async def guidance_counts(self) -> GuidanceCounts | None:
         life = self._life
         return await life.engine.guidance_counts() if life else None
+
+    async def update_weights(self, folder: Path, version: int) -> None:
+        self._supervise()
+        while (life := self._life) is None or life.ended.is_set():
+            if self._failure:
+                raise self._failure
+            await self._changed.wait()
+        self._is_updating = True  # the engine answers no ping meanwhile
+        try:
+            await life.engine.update_weights(folder, version)
+        finally:
+            self._is_updating = False
+        self._weights, self.weights_version = folder, version
 
     def shutdown(self) -> None:
         life = self._life
@@ -162,7 +181,7 @@ class SupervisedEngine:
 
     def _bound(self, life: Life) -> float:
         """Returns the seconds without an answer after which the engine counts as hung."""
-        if life.engine.is_computing():
+        if self._is_updating or life.engine.is_computing():
             return COMPUTING_SECONDS
         return max(self._policy.hang_timeout, ANSWER_FACTOR * life.answer_seconds)
 
@@ -194,6 +213,8 @@ class SupervisedEngine:
             start = time.monotonic()
             try:
                 engine = await asyncio.to_thread(self._starter.start, self._start_timeout)
+                if self._weights:
+                    await engine.update_weights(self._weights, self.weights_version)
             except EngineError as error:
                 logger.error("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +51,7 @@ class VLLMEngine:
         """Whether noise depends on seed and position alone (V2), and not on the draws before it (V1)."""
         self.max_num_seqs = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         config = llm.model_config.hf_config
+        self.weights_version = 0
         self._first_condition_id = config.codebook_size
         self._num_image_tokens = config.num_image_tokens
 
@@ -109,6 +111,19 @@ class VLLMEngine:
         except EngineDeadError as error:
             raise EngineStoppedError(STOPPED) from error
         return GuidanceCounts(**first)  # tensor-parallel workers all sample every image
+
+    async def update_weights(self, folder: Path, version: int) -> None:
+        from vllm_llamagen.vllm_compat import EngineDeadError
+
+        llm = self._running()
+        try:
+            await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            await llm.reset_prefix_cache()
+        except EngineDeadError as error:
+            raise EngineStoppedError(STOPPED) from error
+        except Exception as error:  # of the worker, whose weights are half old and half new
+            raise EngineError(f"the engine could not load new weights: {error}") from None
+        self.weights_version = version
 
     def shutdown(self) -> None:
         # The reference goes too: vLLM's destructor fails when the interpreter is already taking its modules apart.

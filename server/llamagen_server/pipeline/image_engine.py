@@ -22,6 +22,8 @@ from llamagen_server.engine.arguments import default_flags
 from llamagen_server.pipeline.build import build_pipeline, open_model
 from llamagen_server.pipeline.condition import resolve_condition
 from llamagen_server.pipeline.pipeline import Pipeline, together
+from llamagen_server.rollout.group import RolloutGroup, RolloutRequest, group_of
+from llamagen_server.rollout.weights import Weights
 
 T = TypeVar("T")
 
@@ -116,6 +118,57 @@ class ImageEngine:
         """As `generate_batch`, without blocking the event loop. Cancelling it stops the engine's work."""
         return await asyncio.wrap_future(self._submit(self._generate_batch(requests, pixels)))
 
+    def rollout(self, requests: Sequence[RolloutRequest], *, pixels: bool = False) -> list[RolloutGroup]:
+        """Generates groups of samples with log-probabilities, as many at a time as the engine computes.
+
+        Args:
+            requests: one for each group.
+            pixels: True decodes the samples too.
+
+        Raises:
+            InvalidRequestError, DeadlineError, EngineError, RuntimeError: as `generate_batch`.
+        """
+        return self._wait(self._rollout(requests, pixels))
+
+    async def rollout_async(self, requests: Sequence[RolloutRequest], *, pixels: bool = False) -> list[RolloutGroup]:
+        """As `rollout`, without blocking the event loop. Cancelling it stops the engine's work."""
+        return await asyncio.wrap_future(self._submit(self._rollout(requests, pixels)))
+
+    def update_weights(self, weights: Weights, version: int | None = None) -> int:
+        """Replaces the weights of the language model in place. Calls that are running end first, later ones wait.
+
+        Args:
+            weights: all tensors by their official names (any floating dtype and device), or a safetensors file, which
+                must not change until the next update: an engine that is restarted reads it again.
+            version: the number that results carry from now on; by default one more than before.
+
+        Returns:
+            The version.
+
+        Raises:
+            ValueError: a tensor is missing, unexpected or of another shape; the weights stay as they were.
+            EngineError: the engine failed.
+            RuntimeError: the engine is closed.
+        """
+        return self._wait(self._pipeline.update_weights(weights, version))
+
+    @property
+    def weights_version(self) -> int:
+        """Version of the weights; 0 are those of the model directory."""
+        return self._pipeline.engine.weights_version
+
+    def pause(self) -> None:
+        """Waits until nothing is generated. Later calls wait for `resume`. Each call needs its own `resume`."""
+        self._wait(self._pipeline.gate.close())
+
+    def resume(self) -> None:
+        """Ends a `pause`."""
+
+        async def resume() -> None:
+            self._pipeline.gate.open()
+
+        self._wait(resume())
+
     def close(self) -> None:
         """Stops the engine. May be called again; the end of the program calls it too.
 
@@ -155,6 +208,10 @@ class ImageEngine:
                 return await self._generate(request, pixels)
 
         return await together(one(request) for request in checked)
+
+    async def _rollout(self, requests: Sequence[RolloutRequest], pixels: bool) -> list[RolloutGroup]:
+        results = await self._generate_batch(requests, pixels)
+        return [group_of(request, result, pixels) for request, result in zip(requests, results, strict=True)]
 
     async def _run(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()

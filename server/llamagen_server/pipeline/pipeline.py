@@ -22,13 +22,18 @@ from llamagen_server.core.sampling import Sampling
 from llamagen_server.engine.interface import Engine, EngineOutput, EngineRequest
 from llamagen_server.image_files.reading import run_in_reader_thread
 from llamagen_server.model_dir import ModelDir
+from llamagen_server.model_dir.tensor_files import read_tensors
 from llamagen_server.pipeline.admission import Admission, Place
 from llamagen_server.pipeline.condition import resolve_condition
 from llamagen_server.pipeline.deadline import deadline
+from llamagen_server.pipeline.gate import Gate
 from llamagen_server.pipeline.inpaint import Inpainting, TokenMask
 from llamagen_server.pipeline.previews import PreviewSchedule, fill
+from llamagen_server.rollout.weights import WeightFolder, Weights
 from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
 from llamagen_server.stages.text import TextStage
+from vllm_llamagen.caption_projection import CaptionProjection
+from vllm_llamagen.weights import CAPTION_PROJECTION
 
 T = TypeVar("T")
 
@@ -53,6 +58,7 @@ class _Job:
     condition: int | Tensor
     sampling: Sampling
     logprobs: bool
+    branch_logprobs: bool
     inpainting: Inpainting | None
     token_mask: TokenMask | None
     partial_images: int
@@ -78,6 +84,9 @@ class Pipeline:
         self.image_tokenizer = image_tokenizer
         self.admission = Admission(limits, engine.max_num_seqs)
         self.text = text
+        self.gate = Gate()
+        """Requests pass it. While it is closed, nothing is generated."""
+        self._weights: WeightFolder | None = None
 
     async def generate(
         self,
@@ -124,6 +133,7 @@ class Pipeline:
                 condition=condition,
                 sampling=sampling,
                 logprobs=request.logprobs,
+                branch_logprobs=request.branch_logprobs,
                 inpainting=inpainting,
                 token_mask=token_mask,
                 partial_images=partial_images,
@@ -142,6 +152,8 @@ class Pipeline:
                 condition_tokens=1 if isinstance(condition, int) else len(condition),
                 input_image_tokens=len(token_mask.codes) if token_mask else 0,
                 timings=timings,
+                sampling=sampling,
+                weights_version=self.engine.weights_version,
             )
 
     async def warm_up(self) -> None:
@@ -187,12 +199,44 @@ class Pipeline:
         async with self._hold_place(client):
             return await self._encode_image(await run_in_reader_thread(read), client)
 
+    async def update_weights(self, weights: Weights, version: int | None = None) -> int:
+        """Replaces the weights of the language model in place, when no request is running.
+
+        Args:
+            weights: all its tensors, or a file of them; those of a text model's caption projection among them.
+            version: the number that results carry from now on; by default one more than before.
+
+        Returns:
+            The version.
+
+        Raises:
+            ValueError: the weights do not fit the model.
+            EngineError: the engine failed.
+        """
+        folder = await asyncio.to_thread(WeightFolder, weights, self.model.config)
+        try:
+            async with self.gate.closed():
+                version = self.engine.weights_version + 1 if version is None else version
+                await self.engine.update_weights(folder.path, version)
+                if self.text:
+                    tensors = read_tensors(folder.path, CAPTION_PROJECTION)
+                    self.text.replace_projection(CaptionProjection(self.model.config, tensors))
+        except BaseException:
+            folder.remove()
+            raise
+        if self._weights:
+            self._weights.remove()
+        self._weights = folder
+        return version
+
     def shutdown(self) -> None:
         """Stops the engine and the stages. Work in flight is lost."""
         if self.text is not None:
             self.text.shutdown()
         self.image_tokenizer.shutdown()
         self.engine.shutdown()
+        if self._weights:
+            self._weights.remove()
 
     @asynccontextmanager
     async def _accept(self, request: ImageRequest, client: str) -> AsyncIterator[list[Place]]:
@@ -200,7 +244,7 @@ class Pipeline:
         with metrics.count_request():
             timeout = self.admission.limits.timeout(request.timeout)
             with self.admission.admit(request.n, client, timeout) as places:
-                async with deadline(timeout):
+                async with deadline(timeout), self.gate.passing():
                     yield places
 
     @asynccontextmanager
@@ -221,7 +265,8 @@ class Pipeline:
         start = time.perf_counter()
         pixels = await self._pixels(job, output.codes) if job.pixels else np.zeros((0, 0, 3), np.uint8)
         decode_ms = _since(start)
-        image = GeneratedImage(j, output.codes, pixels, seed, output.logprobs)
+        conditional, unconditional = map(list, zip(*output.branch_logprobs)) if output.branch_logprobs else ([], [])
+        image = GeneratedImage(j, output.codes, pixels, seed, output.logprobs, conditional, unconditional)
         metrics.IMAGES.inc()
         self.admission.finish(job.places[j])
         if job.on_event:
@@ -245,6 +290,7 @@ class Pipeline:
             forced_tokens=token_mask.forced_tokens() if job.token_mask else (),
             update_every=schedule.update_every,
             logprobs=job.logprobs,
+            branch_logprobs=job.branch_logprobs,
             priority=job.places[j].round,
             trace_headers=telemetry.trace_headers(),
         )

@@ -58,6 +58,12 @@ class TextStage:
             except ValueError as error:
                 raise ValueError(f"prompt {number}: {error}") from None
 
+    def replace_projection(self, projection: CaptionProjection) -> None:
+        """Replaces the caption projection, and forgets what the old one gave."""
+        weight = self._projection.fc1
+        self._projection = projection.to(weight.device, weight.dtype)
+        self._recent.clear()
+
     def warm_up(self) -> None:
         """Encodes the largest batch once: its memory is allocated, and the first request is not slow."""
         self._encode_text([torch.zeros(self._encoder.max_tokens, dtype=torch.int64)] * self._batcher.max_batch)

@@ -1,0 +1,1 @@
+"""Rollouts for reinforcement learning: groups of samples with log-probabilities, and weights that change."""
