@@ -42,6 +42,7 @@ class FakeEngine:
         self.counts = GuidanceCounts()
         self.weights_version = 0
         self.updates: list[Path] = []
+        self.update_error: Exception | None = None
         self._arrival = asyncio.Condition()
 
     async def until_requested(self, count: int) -> None:
@@ -113,6 +114,8 @@ class FakeEngine:
 
     async def update_weights(self, folder: Path, version: int) -> None:
         await self.check_health()
+        if self.update_error:
+            raise self.update_error
         self.updates.append(folder)
         self.weights_version = version
 

@@ -103,6 +103,11 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_policy_flags(group)
     add(
+        "--rollouts",
+        action="store_true",
+        help="offer POST /rollouts to trainers, and the routes by which they replace the weights for everybody",
+    )
+    add(
         "--root-path",
         default="",
         metavar="PATH",
@@ -188,6 +193,7 @@ def run(args: argparse.Namespace) -> None:
         policy=RequestPolicy(args.size_policy, args.edit_without_mask, args.default_response_format),
         root_path=check_root_path(args.root_path),
         trusted_proxies=check_trusted(args.forwarded_allow_ips),
+        rollouts=args.rollouts,
     )
     start_tracing(args.otlp_traces_endpoint)
     with listen(args.host, args.port) as listener:

@@ -44,10 +44,10 @@ class EngineOutput:
     """In raster order, the prefix tokens included."""
     logprobs: list[float]
     """As in `core.results.GeneratedImage`."""
-    branch_logprobs: list[tuple[float, float]] = field(default_factory=list)
-    """As in `core.results.GeneratedImage`: of the conditional and of the unconditional branch."""
     queue_seconds: float = 0.0
     """Time that the image waited in the engine's queue; 0 if the engine does not report it."""
+    branch_logprobs: list[tuple[float, float]] = field(default_factory=list)
+    """As in `core.results.GeneratedImage`: of the conditional and of the unconditional branch."""
 
 
 class Engine(Protocol):

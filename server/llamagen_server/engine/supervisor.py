@@ -21,7 +21,7 @@ from llamagen_server.core import metrics
 from llamagen_server.core.errors import EngineError, EngineStoppedError
 from llamagen_server.core.options import RestartPolicy
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
-from llamagen_server.engine.runs import Life, Run, Starter
+from llamagen_server.engine.runs import Life, RestartableEngine, Run, Starter
 from llamagen_server.engine.suspects import Suspects
 from vllm_llamagen.guidance_counts import GuidanceCounts
 
@@ -92,6 +92,9 @@ class SupervisedEngine:
         self._is_updating = True  # the engine answers no ping meanwhile
         try:
             await life.engine.update_weights(folder, version)
+        except EngineError:
+            life.engine.kill()  # its weights may be half old and half new; the next engine has the old ones
+            raise
         finally:
             self._is_updating = False
         self._weights, self.weights_version = folder, version
@@ -212,9 +215,7 @@ class SupervisedEngine:
         for _ in range(MAX_FAILED_STARTS):
             start = time.monotonic()
             try:
-                engine = await asyncio.to_thread(self._starter.start, self._start_timeout)
-                if self._weights:
-                    await engine.update_weights(self._weights, self.weights_version)
+                engine = await self._new_engine()
             except EngineError as error:
                 logger.error("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -224,6 +225,18 @@ class SupervisedEngine:
             self._announce_change()
             return
         self._fail(EngineStoppedError(f"the engine ended, and {MAX_FAILED_STARTS} starts of a new one failed"))
+
+    async def _new_engine(self) -> RestartableEngine:
+        """Starts an engine with the current weights."""
+        engine = await asyncio.to_thread(self._starter.start, self._start_timeout)
+        if self._weights:
+            try:
+                await engine.update_weights(self._weights, self.weights_version)
+            except BaseException:
+                engine.kill()
+                engine.shutdown()
+                raise
+        return engine
 
     def _too_many_ends(self) -> EngineStoppedError:
         if self._policy.max_restarts == 0:

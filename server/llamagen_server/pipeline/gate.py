@@ -12,20 +12,19 @@ class Gate:
 
     def __init__(self) -> None:
         self._inside = 0
-        self._closures = 0
-        """Number of those who hold it closed."""
+        self._holders: set[object] = set()
+        """Those who hold it closed."""
         self._opened, self._emptied = asyncio.Event(), asyncio.Event()
         self._opened.set()
         self._emptied.set()
 
-    @property
-    def is_closed(self) -> bool:
-        return self._closures > 0
+    def is_held_by(self, holder: object) -> bool:
+        return holder in self._holders
 
     @asynccontextmanager
     async def passing(self) -> AsyncIterator[None]:
         """Waits until the gate is open, and counts as work inside."""
-        while self._closures:
+        while self._holders:
             await self._opened.wait()
         self._inside += 1
         self._emptied.clear()
@@ -36,26 +35,27 @@ class Gate:
             if not self._inside:
                 self._emptied.set()
 
-    async def close(self) -> None:
-        """Closes the gate and waits until nothing is inside. Each call needs its own `open`."""
-        self._closures += 1
+    async def close(self, holder: object) -> None:
+        """Closes the gate until `open` is called with the same holder, and waits until nothing is inside."""
+        self._holders.add(holder)
         self._opened.clear()
         try:
             await self._emptied.wait()
         except BaseException:
-            self.open()
+            self.open(holder)
             raise
 
-    def open(self) -> None:
-        self._closures -= 1
-        if not self._closures:
+    def open(self, holder: object) -> None:
+        self._holders.discard(holder)
+        if not self._holders:
             self._opened.set()
 
     @asynccontextmanager
     async def closed(self) -> AsyncIterator[None]:
         """Closes the gate meanwhile."""
-        await self.close()
+        holder = object()
+        await self.close(holder)
         try:
             yield
         finally:
-            self.open()
+            self.open(holder)

@@ -158,14 +158,14 @@ class ImageEngine:
         return self._pipeline.engine.weights_version
 
     def pause(self) -> None:
-        """Waits until nothing is generated. Later calls wait for `resume`. Each call needs its own `resume`."""
-        self._wait(self._pipeline.gate.close())
+        """Waits until nothing is generated. Later calls wait for `resume`."""
+        self._wait(self._pipeline.pause())
 
     def resume(self) -> None:
         """Ends a `pause`."""
 
         async def resume() -> None:
-            self._pipeline.gate.open()
+            self._pipeline.resume()
 
         self._wait(resume())
 

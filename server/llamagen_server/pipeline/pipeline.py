@@ -29,6 +29,7 @@ from llamagen_server.pipeline.deadline import deadline
 from llamagen_server.pipeline.gate import Gate
 from llamagen_server.pipeline.inpaint import Inpainting, TokenMask
 from llamagen_server.pipeline.previews import PreviewSchedule, fill
+from llamagen_server.rollout.update import WeightUpdate
 from llamagen_server.rollout.weights import WeightFolder, Weights
 from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
 from llamagen_server.stages.text import TextStage
@@ -36,6 +37,9 @@ from vllm_llamagen.caption_projection import CaptionProjection
 from vllm_llamagen.weights import CAPTION_PROJECTION
 
 T = TypeVar("T")
+
+PAUSE = "pause"
+"""Who holds the gate closed during a pause."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Pipeline:
         self.text = text
         self.gate = Gate()
         """Requests pass it. While it is closed, nothing is generated."""
+        self.weight_update = WeightUpdate(self.update_weights)
         self._weights: WeightFolder | None = None
 
     async def generate(
@@ -198,6 +203,18 @@ class Pipeline:
         """
         async with self._hold_place(client):
             return await self._encode_image(await run_in_reader_thread(read), client)
+
+    @property
+    def is_paused(self) -> bool:
+        return self.gate.is_held_by(PAUSE)
+
+    async def pause(self) -> None:
+        """Waits until nothing is generated; requests that arrive wait for `resume`."""
+        await self.gate.close(PAUSE)
+
+    def resume(self) -> None:
+        """Ends a `pause`; nothing else if there is none."""
+        self.gate.open(PAUSE)
 
     async def update_weights(self, weights: Weights, version: int | None = None) -> int:
         """Replaces the weights of the language model in place, when no request is running.

@@ -16,8 +16,9 @@ import psutil
 import uvicorn
 from fastapi import FastAPI
 
-from llamagen_server.api.app import create_app
+from llamagen_server.api.app import ROUTES, create_app
 from llamagen_server.api.middleware.api_key import Keyring
+from llamagen_server.api.routes import rollouts
 from llamagen_server.core import metrics
 from llamagen_server.core.options import RequestPolicy
 from llamagen_server.engine.guidance_watch import GuidanceWatch, watch_guidance
@@ -49,6 +50,8 @@ class HttpOptions:
     """Path prefix below which a proxy serves this server."""
     trusted_proxies: Sequence[str] = ()
     """Addresses whose X-Forwarded headers are believed."""
+    rollouts: bool = False
+    """Whether trainers may sample rollouts and replace the weights."""
 
 
 def serve_http(names: Sequence[str], listener: Listener, load: Callable[[], Pipeline], options: HttpOptions) -> None:
@@ -68,6 +71,7 @@ def serve_http(names: Sequence[str], listener: Listener, load: Callable[[], Pipe
     app = create_app(
         names[0],
         api_keys=options.keyring,
+        routes=(*ROUTES, rollouts) if options.rollouts else ROUTES,
         allowed_origins=options.allowed_origins,
         aliases=names[1:],
         policy=options.policy,

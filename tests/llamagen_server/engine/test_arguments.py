@@ -10,7 +10,7 @@ import pytest
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from llamagen_server.engine import compilation, container
-from llamagen_server.engine.arguments import CONTAINER_WORKER, default_flags, plan_engine
+from llamagen_server.engine.arguments import CONTAINER_WORKER, CPU_WORKER, default_flags, plan_engine
 from llamagen_server.engine.environment import engine_environment
 from llamagen_server.engine.frontend_flags import REFUSED
 from vllm_llamagen.config import LlamaGenConfig
@@ -102,7 +102,7 @@ def test_the_kv_cache_is_not_refused_for_the_cached_files_of_a_container(
 ) -> None:
     config = LlamaGenConfig.from_pretrained(class_model_dir)
     for limited, flags, worker in (
-        (False, default_flags(), "auto"),
+        (False, default_flags(), CPU_WORKER),
         (True, default_flags(), CONTAINER_WORKER),
         (True, default_flags(worker_cls="my.Worker"), "my.Worker"),
     ):

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -309,3 +310,50 @@ def test_a_request_is_blamed_only_when_it_ran_alone() -> None:
 def test_a_wrong_policy_is_named(fields: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RestartPolicy(**fields)  # type: ignore[arg-type]
+
+
+async def until_replaced(starter: FakeStarter, supervised: SupervisedEngine, engines: int) -> None:
+    while len(starter.engines) < engines or not supervised.is_running:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def test_a_new_engine_gets_the_weights_of_the_last_update(
+    starter: FakeStarter, supervised: SupervisedEngine
+) -> None:
+    await supervised.check_health()
+    await supervised.update_weights(Path("/new"), 7)
+    assert supervised.weights_version == 7
+    starter.engines[0].dead = True
+    await until_replaced(starter, supervised, 2)
+    assert starter.engines[1].updates == [Path("/new")]
+    assert starter.engines[1].weights_version == supervised.weights_version == 7
+
+
+async def test_an_engine_whose_update_failed_is_replaced_by_one_with_the_old_weights(
+    starter: FakeStarter, supervised: SupervisedEngine
+) -> None:
+    await supervised.update_weights(Path("/old"), 1)
+    starter.engines[0].update_error = EngineError("half of them")
+    with pytest.raises(EngineError, match="half of them"):
+        await supervised.update_weights(Path("/new"), 2)
+    assert starter.engines[0].killed
+    await until_replaced(starter, supervised, 2)
+    assert starter.engines[1].updates == [Path("/old")]
+    assert supervised.weights_version == 1
+
+
+async def test_an_update_waits_for_a_new_engine(starter: FakeStarter, supervised: SupervisedEngine) -> None:
+    await supervised.check_health()
+    starter.hanging_starts = 1
+    starter.engines[0].dead = True
+    while supervised.is_running:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    update = asyncio.create_task(supervised.update_weights(Path("/new"), 3))
+    await asyncio.sleep(0.05)
+    assert not update.done()
+    while not starter.timeouts:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    starter.go_on.set()
+    await update
+    assert starter.engines[-1].updates == [Path("/new")]
+    assert len(starter.engines) == 2

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -191,3 +192,16 @@ def test_a_pause_holds_calls_back(engine: ImageEngine, kind: str) -> None:
 
     engine.pause()
     assert asyncio.run(paused())
+
+
+def test_new_weights_outlive_the_engine(engine: ImageEngine, kind: str, model_dir: Path, tmp_path: Path) -> None:
+    if kind == "text":
+        pytest.skip("one kind shows it, and a restart takes long")
+    before = greedy(engine, kind)
+    version = engine.update_weights(noisy(model_dir / "model.safetensors", 0.2, tmp_path / "new.safetensors"))
+    after = greedy(engine, kind)
+    assert after != before
+    [process] = [child for child in psutil.Process().children(recursive=True) if "EngineCore" in child.name()]
+    process.kill()
+    assert greedy(engine, kind) == after
+    assert engine.weights_version == version

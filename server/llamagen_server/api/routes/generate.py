@@ -50,6 +50,10 @@ class ImageItem(BaseModel):
     logprobs: list[float] | None = Field(
         None, description="With logprobs: log-probability of each code in the distribution that it is sampled from."
     )
+    conditional_logprobs: list[float] | None = Field(
+        None, description="With branch_logprobs: log-probability of each code in the conditional branch alone."
+    )
+    unconditional_logprobs: list[float] | None = Field(None, description="The same in the unconditional branch.")
     seed: int = Field(description="Seed of this image: a request with it and n = 1 generates the image again.")
 
 
@@ -67,6 +71,8 @@ def image_item(image: GeneratedImage, body: GenerateRequest, file: bytes | None)
         b64_json=None if file is None else b64(file),
         codes=image.codes if body.response_format == "codes" else None,
         logprobs=image.logprobs if body.logprobs else None,
+        conditional_logprobs=image.conditional_logprobs if body.branch_logprobs else None,
+        unconditional_logprobs=image.unconditional_logprobs if body.branch_logprobs else None,
         seed=image.seed,
     )
 
