@@ -114,7 +114,7 @@ def run(example: str, *arguments: str, cwd: Path) -> None:
 def test_every_example_has_a_check_and_a_line_in_the_readme() -> None:
     names = sorted(file.name for file in EXAMPLES.iterdir() if file.suffix in (".jsonl", ".py", ".sh"))
     assert names == sorted(CHECKS)
-    assert files(EXAMPLES) - {"__pycache__"} == {*names, "README.md"}
+    assert files(EXAMPLES) - {"__pycache__"} == {*names, "README.md", "grpo"}
     readme = (EXAMPLES / "README.md").read_text()
     assert [name for name in names if f"| `{name}` |" not in readme] == []
 
@@ -130,6 +130,22 @@ def test_an_example_against_a_server(example: str, demo_url: str, tmp_path: Path
 def test_the_offline_example(tmp_path: Path) -> None:
     run("offline.py", "out", cwd=tmp_path)
     CHECKS["offline.py"](tmp_path / "out")
+
+
+@pytest.mark.engine
+def test_the_trainer(root: Path, tmp_path: Path) -> None:
+    """A step of reinforcement learning, measured before and after, and its plot."""
+    small = ["--steps", "1", "--prompts", "2", "--group", "4", "--eval-captions", "4", "--enforce-eager"]
+    for words in (["examples.grpo.train", "--out", str(tmp_path), *small], ["examples.grpo.plot", str(tmp_path)]):
+        command = [sys.executable, "-m", *words]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == 0, done.stderr
+    before, step, after = json.loads((tmp_path / "seed0.json").read_text())
+    assert 0 < step["reward"] < 1
+    assert step["weights_version"] == 2
+    assert 0 < before["held_out"] < 1
+    assert 0 < after["held_out"] < 1
+    assert Image.open(tmp_path / "reward.png").size[0] > 500
 
 
 @pytest.mark.engine

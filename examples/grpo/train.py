@@ -1,9 +1,9 @@
 """GRPO on the demo model: the engine samples, plain PyTorch learns, and the weights go back in place.
 
-    python examples/grpo/train.py --out runs/grpo --seed 0
+    python -m examples.grpo.train --out runs/grpo --seed 0
 
 The policy is the conditional branch (`cfg_branches=1`, at half the work). The reward is the share of a caption's
-attributes that the pixels show (`demo.checker`). The start is weakened: noise on all weights, so that there is something
+attributes that the pixels show (`demo.checker`). The start is weakened by noise on all weights, so that there is much
 to learn. TRL's trainer is written for language models of transformers; the loss below is a few lines.
 """
 
@@ -57,7 +57,9 @@ class Policy:
     def __init__(self, model: ModelDir, noise: float, seed: int) -> None:
         config = model.config
         self.gpt = GPT(
-            GPTConfig(vocab_size=config.codebook_size, cls_token_num=config.cls_token_num, block_size=config.num_image_tokens)
+            GPTConfig(
+                vocab_size=config.codebook_size, cls_token_num=config.cls_token_num, block_size=config.num_image_tokens
+            )
         )
         generator = torch.Generator().manual_seed(seed)
         weights = {name: weight.float() for name, weight in load_file(model.path / "model.safetensors").items()}
@@ -71,7 +73,9 @@ class Policy:
         """Log-probability of each code of ``codes`` [B, tokens] in the conditional branch, [B, tokens]."""
         texts = self.encoder.encode_text([self.encoder.tokenize(caption) for caption in captions])
         text = pad_sequence(texts, batch_first=True, padding_side="left")
-        valid = pad_sequence([torch.ones(len(t), dtype=torch.bool) for t in texts], batch_first=True, padding_side="left")
+        valid = pad_sequence(
+            [torch.ones(len(t), dtype=torch.bool) for t in texts], batch_first=True, padding_side="left"
+        )
         logits = self.gpt(text.clone(), valid, codes[:, :-1])
         return logits.log_softmax(-1).gather(2, codes[..., None])[..., 0]
 
@@ -92,14 +96,22 @@ def rollout(engine: ImageEngine, captions: Sequence[Caption], group: int, first_
     """Samples a group for each caption from the whole distribution: no top-k, no top-p, temperature 1."""
     requests = [
         RolloutRequest(
-            prompt=caption.text, n=group, seed=first_seed + i * group, cfg_scale=1.0, temperature=1.0, top_k=0, top_p=1.0
+            prompt=caption.text,
+            n=group,
+            seed=first_seed + i * group,
+            cfg_scale=1.0,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
         )
         for i, caption in enumerate(captions)
     ]
     return engine.rollout(requests, pixels=True)
 
 
-def loss_of(policy: Policy, captions: Sequence[str], codes: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def loss_of(
+    policy: Policy, captions: Sequence[str], codes: Tensor, old: Tensor, advantages: Tensor, clip: float
+) -> Tensor:
     """GRPO's clipped objective, averaged over all tokens.
 
     Args:
@@ -115,14 +127,18 @@ def loss_of(policy: Policy, captions: Sequence[str], codes: Tensor, old: Tensor,
 def train(engine: ImageEngine, model: ModelDir, settings: Settings, out: Path) -> list[dict[str, float]]:
     """Trains, and returns the log: mean reward of each step, and of the held-out captions before and after."""
     policy = Policy(model, settings.noise, settings.seed)
-    optimizer = torch.optim.AdamW(policy.gpt.parameters(), lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        policy.gpt.parameters(), lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.95)
+    )
     captions_rng = random.Random(settings.seed)
     held_out = held_out_captions(settings.eval_captions)
     engine.update_weights(policy.gpt.state_dict())
     log = [{"step": 0, "held_out": evaluate(engine, held_out)}]
     for step in range(1, settings.steps + 1):
         start = time.monotonic()
-        captions = [sample_caption(captions_rng, sample_split(captions_rng, held_out=False)) for _ in range(settings.prompts)]
+        captions = [
+            sample_caption(captions_rng, sample_split(captions_rng, held_out=False)) for _ in range(settings.prompts)
+        ]
         groups = rollout(engine, captions, settings.group, first_seed=(settings.seed * 10_000 + step) * 10_000)
         sampled = time.monotonic()
         rewards = rewards_of(captions, groups)
@@ -170,13 +186,14 @@ def evaluate(engine: ImageEngine, captions: Sequence[Caption]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the log")
+    parser.add_argument("--enforce-eager", action="store_true", help="start sooner, sample slower")
     for name, default in vars(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.out.mkdir(parents=True, exist_ok=True)
     settings = Settings(**{name: getattr(args, name) for name in vars(Settings())})
-    with ImageEngine(cfg_branches=1, max_num_seqs=64) as engine:
+    with ImageEngine(cfg_branches=1, max_num_seqs=64, enforce_eager=args.enforce_eager) as engine:
         train(engine, ModelDir.open(DEMO_MODEL), settings, args.out)
 
 
