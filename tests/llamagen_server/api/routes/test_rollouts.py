@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -135,14 +136,12 @@ async def test_an_update_is_all_or_nothing(client: httpx.AsyncClient, class_mode
 
 
 def test_vllms_own_client_replaces_the_weights(class_model_dir: Path, tmp_path: Path) -> None:
-    from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
-
     app = make_app(class_model_dir)
     app.include_router(rollouts.router)
     file = tmp_path / "new.safetensors"
     save_file(load_file(class_model_dir / "model.safetensors"), file)
     with serve(app) as url:
-        client = HTTPVLLMWeightSyncClient(url)
+        client = importlib.import_module("vllm.distributed.weight_transfer.clients").HTTPVLLMWeightSyncClient(url)
         client.init_weight_transfer_engine({})
         for version in (None, "40"):
             client.start_weight_update()
