@@ -126,10 +126,10 @@ check_cuda() {
   for compiler in ${CC:-gcc clang cc ""}; do
     if command -v "$compiler" >/dev/null 2>&1; then break; fi
   done
-  [ -n "$compiler" ] && echo 'int main(void) { return 0; }' | "$compiler" -x c -o /dev/null - 2>>"$log" ||
+  [ -n "$compiler" ] && "$compiler" -x c -o /dev/null - 2>>"$log" <<<'int main(void) { return 0; }' ||
     die "no working C compiler (${CC:-gcc, clang, cc}), which Triton needs; install one (apt install gcc)"
   include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-  echo '#include <Python.h>' | "$compiler" -x c -fsyntax-only -I"$include" - 2>>"$log" ||
+  "$compiler" -x c -fsyntax-only -I"$include" - 2>>"$log" <<<'#include <Python.h>' ||
     die "Python.h is not in $include, Triton needs it; install the headers (apt install $python-dev)"
 }
 
