@@ -193,6 +193,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.out.mkdir(parents=True, exist_ok=True)
     settings = Settings(**{name: getattr(args, name) for name in vars(Settings())})
+    if settings.group < 2:
+        parser.error(f"--group is {settings.group}, must be at least 2: advantages compare the samples of a group")
     with ImageEngine(cfg_branches=1, max_num_seqs=64, enforce_eager=args.enforce_eager) as engine:
         train(engine, ModelDir.open(DEMO_MODEL), settings, args.out)
 

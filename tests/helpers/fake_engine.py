@@ -43,6 +43,7 @@ class FakeEngine:
         self.weights_version = 0
         self.updates: list[Path] = []
         self.update_error: Exception | None = None
+        self.update_answers = True
         self._arrival = asyncio.Condition()
 
     async def until_requested(self, count: int) -> None:
@@ -114,6 +115,8 @@ class FakeEngine:
 
     async def update_weights(self, folder: Path, version: int) -> None:
         await self.check_health()
+        if not self.update_answers:
+            await asyncio.Event().wait()
         if self.update_error:
             raise self.update_error
         self.updates.append(folder)

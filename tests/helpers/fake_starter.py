@@ -19,6 +19,7 @@ class MortalEngine(FakeEngine):
     def __init__(self, starter: FakeStarter) -> None:
         super().__init__(512, starter.num_image_tokens)
         self.resumes_from_prefix = starter.resumes_from_prefix
+        self.update_answers = starter.update_answers
         self.starter = starter
         self.hangs = False
         self.computing = False
@@ -61,6 +62,8 @@ class FakeStarter:
         self.num_image_tokens = num_image_tokens
         self.engines: list[MortalEngine] = []
         self.resumes_from_prefix = False
+        self.update_answers = True
+        """Whether new engines load weights, in place of hanging then."""
         self.poison: set[int] = set()
         """Seeds of requests that kill their engine."""
         self.deaths: set[int] = set()

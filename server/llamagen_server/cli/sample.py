@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 NUM_IMAGES = 50_000
 PRESETS = ("paper",)
-ENGINE_FLAGS = ("dtype", "vq_dtype", "cfg_branches", "decode_window")
-"""Flags that may change the rounding of logits and pixels; the files state them."""
+ENGINE_FLAGS = (
+    "dtype", "cfg_branches", "decode_window", "kv_cache_dtype", "quantization", "hf_overrides", "tensor_parallel_size",
+)  # fmt: skip
+"""Flags that may change the rounding of logits; the files state them."""
 
 EXAMPLE = """examples:
   llamagen sample c2i-B-256 --preset paper --out c2i-B-256.npz
@@ -120,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
         join(args.join, args.out)
         return
     from llamagen_server.cli.loading import interruptible, load_pipeline
-    from llamagen_server.pipeline.build import open_model, public_name, stage_device
+    from llamagen_server.pipeline.build import decoding_dtype, open_model, public_name, stage_device
     from llamagen_server.sample.settings import describe_captions, describe_samples
 
     shard = Shard.parse(args.shard)
@@ -131,10 +133,12 @@ def run(args: argparse.Namespace) -> None:
     side = model.image_size if args.image_size_eval is None else args.image_size_eval
     if side < 1:
         raise ValueError(f"--image-size-eval is {side}, must be at least 1")
-    engine = {"device": stage_device().type} | {flag: getattr(args, flag) for flag in ENGINE_FLAGS}
+    device = stage_device()
+    engine = {"device": device.type, "vq_dtype": decoding_dtype(model, device, args.vq_dtype)}
+    engine |= {flag: value for flag in ENGINE_FLAGS if (value := getattr(args, flag))}
     settings = {**describe_samples(model, public_name(model), plan, shard, side, engine), "codes": args.codes}
     if args.captions:
-        settings |= describe_captions(args.captions, len(plan.captions), plan.group, args.truncate_captions)
+        settings |= describe_captions(args.captions.name, plan, args.truncate_captions)
     else:
         settings["class_ids"] = args.class_id or "all"
     with ExitStack() as opened:
@@ -161,7 +165,7 @@ async def _sample(
     try:
         pipeline.image_tokenizer.resize_decoded(side)
         if pipeline.text:
-            await asyncio.to_thread(pipeline.text.check, plan.captions, truncate)
+            await asyncio.to_thread(pipeline.text.check, plan.numbered_captions(indices), truncate)
         await sample(pipeline, plan, indices, outputs)
     finally:
         pipeline.shutdown()

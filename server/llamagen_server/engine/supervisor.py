@@ -91,10 +91,7 @@ class SupervisedEngine:
             await self._changed.wait()
         self._is_updating = True  # the engine answers no ping meanwhile
         try:
-            await life.engine.update_weights(folder, version)
-        except EngineError:
-            life.engine.kill()  # its weights may be half old and half new; the next engine has the old ones
-            raise
+            await self._load_weights(life.engine, folder, version, COMPUTING_SECONDS)
         finally:
             self._is_updating = False
         self._weights, self.weights_version = folder, version
@@ -231,12 +228,29 @@ class SupervisedEngine:
         engine = await asyncio.to_thread(self._starter.start, self._start_timeout)
         if self._weights:
             try:
-                await engine.update_weights(self._weights, self.weights_version)
+                await self._load_weights(engine, self._weights, self.weights_version, self._start_timeout)
             except BaseException:
-                engine.kill()
                 engine.shutdown()
                 raise
         return engine
+
+    async def _load_weights(self, engine: RestartableEngine, folder: Path, version: int, seconds: float) -> None:
+        """Loads weights into an engine, which is not relied on to fail when it ends.
+
+        If that fails or is cancelled, the engine is killed: its weights may be half old and half new.
+        """
+        loading = asyncio.create_task(engine.update_weights(folder, version))
+        deadline = time.monotonic() + seconds
+        try:
+            while not loading.done():
+                await asyncio.wait({loading}, timeout=POLL_SECONDS)
+                if not loading.done() and (not engine.is_running or time.monotonic() > deadline):
+                    raise EngineStoppedError("the engine ended while it loaded new weights")
+            loading.result()
+        except BaseException:
+            loading.cancel()
+            engine.kill()
+            raise
 
     def _too_many_ends(self) -> EngineStoppedError:
         if self._policy.max_restarts == 0:

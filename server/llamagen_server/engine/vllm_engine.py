@@ -118,7 +118,8 @@ class VLLMEngine:
         llm = self._running()
         try:
             await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-            await llm.reset_prefix_cache()
+            if not await llm.reset_prefix_cache():
+                raise RuntimeError("requests are running")
         except EngineDeadError as error:
             raise EngineStoppedError(STOPPED) from error
         except Exception as error:  # of the worker, whose weights are half old and half new

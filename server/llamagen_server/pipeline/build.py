@@ -133,11 +133,17 @@ def image_tokenizer_stage(
     model: ModelDir, device: torch.device, dtype: str = "auto", workers: int = 1
 ) -> ImageTokenizerStage:
     """Loads the image tokenizer stage, which decodes in ``dtype``, one of `core.options.VQ_DTYPES`."""
-    if dtype == "auto":
-        dtype = model.vq_config.dtype if device.type == "cpu" and cpu.has_bfloat16_units() else "float32"
+    dtype = decoding_dtype(model, device, dtype)
     logger.info("decoding pixels in %s", dtype)
     vq = load_vq(model.vq_path).decode_in(getattr(torch, dtype)).to(device)
     return ImageTokenizerStage(vq, model.config.grid_size, MAX_BATCH[device.type], workers)
+
+
+def decoding_dtype(model: ModelDir, device: torch.device, dtype: str) -> str:
+    """Returns the dtype that ``dtype``, one of `core.options.VQ_DTYPES`, means for this model and device."""
+    if dtype != "auto":
+        return dtype
+    return model.vq_config.dtype if device.type == "cpu" and cpu.has_bfloat16_units() else "float32"
 
 
 def text_stage(model: ModelDir, device: torch.device) -> TextStage:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -91,6 +92,7 @@ class Pipeline:
         self.gate = Gate()
         """Requests pass it. While it is closed, nothing is generated."""
         self.weight_update = WeightUpdate(self.update_weights)
+        self._updating = asyncio.Lock()
         self._weights: WeightFolder | None = None
 
     async def generate(
@@ -120,46 +122,76 @@ class Pipeline:
             DeadlineError: the request's timeout is over; the engine's work was cancelled.
             EngineError: the engine failed.
         """
-        async with self._accept(request, client) as places:
-            start = time.perf_counter()
-            telemetry.annotate(n=request.n)
-            sampling = self._sampling(request)
-            condition = await self._condition(request, client)
-            timings = Timings(text_ms=_since(start))
-            inpainting = await run_in_reader_thread(read_inpainting) if read_inpainting else None
-            token_mask = None
-            if inpainting:
-                codes = await self._encode_image(inpainting.pixels, client)
-                token_mask = inpainting.token_mask(codes, self.model.config.grid_size)
-            job = _Job(
-                request_id=request_id,
-                client=client,
-                places=places,
-                condition=condition,
-                sampling=sampling,
-                logprobs=request.logprobs,
-                branch_logprobs=request.branch_logprobs,
-                inpainting=inpainting,
-                token_mask=token_mask,
-                partial_images=partial_images,
-                pixels=pixels,
-                on_event=on_event,
-                start=start,
+        async with self._accept(request.n, request.timeout, client) as places:
+            return await self._generate(
+                request, request_id, places, client, read_inpainting, partial_images, pixels, on_event
             )
-            if on_event:
-                on_event(Accepted())
-            timed = await together(self._image(job, j) for j in range(request.n))
-            timings.engine_ms = max(t.engine_ms for t in timed)
-            timings.decode_ms = max(t.decode_ms for t in timed)
-            timings.total_ms = _since(start)
-            return GenerationResult(
-                images=[t.image for t in timed],
-                condition_tokens=1 if isinstance(condition, int) else len(condition),
-                input_image_tokens=len(token_mask.codes) if token_mask else 0,
-                timings=timings,
-                sampling=sampling,
-                weights_version=self.engine.weights_version,
+
+    async def generate_groups(
+        self, requests: Sequence[ImageRequest], request_id: str, *, client: str = "", pixels: bool = True
+    ) -> list[GenerationResult]:
+        """Generates the images of several requests that are accepted together, or not at all.
+
+        They have the timeout of the first. Errors are those of `generate`.
+        """
+        async with self._accept(sum(request.n for request in requests), requests[0].timeout, client) as places:
+            waiting = iter(places)
+            work = (
+                self._generate(request, f"{request_id}-{i}", list(islice(waiting, request.n)), client, pixels=pixels)
+                for i, request in enumerate(requests)
             )
+            return await together(work)
+
+    async def _generate(
+        self,
+        request: ImageRequest,
+        request_id: str,
+        places: Sequence[Place],
+        client: str,
+        read_inpainting: Callable[[], Inpainting | None] | None = None,
+        partial_images: int = 0,
+        pixels: bool = True,
+        on_event: OnEvent | None = None,
+    ) -> GenerationResult:
+        start = time.perf_counter()
+        telemetry.annotate(n=request.n)
+        sampling = self._sampling(request)
+        condition = await self._condition(request, client)
+        timings = Timings(text_ms=_since(start))
+        inpainting = await run_in_reader_thread(read_inpainting) if read_inpainting else None
+        token_mask = None
+        if inpainting:
+            codes = await self._encode_image(inpainting.pixels, client)
+            token_mask = inpainting.token_mask(codes, self.model.config.grid_size)
+        job = _Job(
+            request_id=request_id,
+            client=client,
+            places=places,
+            condition=condition,
+            sampling=sampling,
+            logprobs=request.logprobs,
+            branch_logprobs=request.branch_logprobs,
+            inpainting=inpainting,
+            token_mask=token_mask,
+            partial_images=partial_images,
+            pixels=pixels,
+            on_event=on_event,
+            start=start,
+        )
+        if on_event:
+            on_event(Accepted())
+        timed = await together(self._image(job, j) for j in range(request.n))
+        timings.engine_ms = max(t.engine_ms for t in timed)
+        timings.decode_ms = max(t.decode_ms for t in timed)
+        timings.total_ms = _since(start)
+        return GenerationResult(
+            images=[t.image for t in timed],
+            condition_tokens=1 if isinstance(condition, int) else len(condition),
+            input_image_tokens=len(token_mask.codes) if token_mask else 0,
+            timings=timings,
+            sampling=sampling,
+            weights_version=self.engine.weights_version,
+        )
 
     async def warm_up(self) -> None:
         """Samples the first codes of two images with the model's defaults, one of them with log-probabilities.
@@ -232,7 +264,7 @@ class Pipeline:
         """
         folder = await asyncio.to_thread(WeightFolder, weights, self.model.config)
         try:
-            async with self.gate.closed():
+            async with self._updating, self.gate.closed():
                 version = self.engine.weights_version + 1 if version is None else version
                 await self.engine.update_weights(folder.path, version)
                 if self.text:
@@ -256,11 +288,11 @@ class Pipeline:
             self._weights.remove()
 
     @asynccontextmanager
-    async def _accept(self, request: ImageRequest, client: str) -> AsyncIterator[list[Place]]:
+    async def _accept(self, images: int, asked: float | None, client: str) -> AsyncIterator[list[Place]]:
         """Counts a request, holds a place for each of its images, and cancels its work at the deadline."""
         with metrics.count_request():
-            timeout = self.admission.limits.timeout(request.timeout)
-            with self.admission.admit(request.n, client, timeout) as places:
+            timeout = self.admission.limits.timeout(asked)
+            with self.admission.admit(images, client, timeout) as places:
                 async with deadline(timeout), self.gate.passing():
                     yield places
 

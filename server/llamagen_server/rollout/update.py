@@ -11,6 +11,19 @@ from llamagen_server.rollout.weights import Weights
 Apply = Callable[[Weights, int | None], Awaitable[int]]
 
 
+MAX_SHOWN = 200
+"""Characters of a wrong path in the error."""
+
+
+def is_readable(path: str | Path) -> bool:
+    """Whether there is a file that this process can read."""
+    try:
+        with Path(path).open("rb"):
+            return Path(path).is_file()
+    except (OSError, ValueError):  # ValueError: a null character
+        return False
+
+
 class WeightUpdate:
     """Start, name the file, finish. The weights change when the update is finished, or not at all."""
 
@@ -31,8 +44,11 @@ class WeightUpdate:
             InvalidRequestError: no update was begun, or there is no such file.
         """
         self._check_started()
-        if not Path(path).is_file():
-            raise InvalidRequestError(f"update_info.path is {path!r}, must be a file that this server can read", "path")
+        if not is_readable(path):
+            shown = path if len(path) <= MAX_SHOWN else path[:MAX_SHOWN] + "..."
+            raise InvalidRequestError(
+                f"update_info.path is {shown!r}, must be a file that this server can read", "path"
+            )
         self._file = Path(path)
 
     async def finish(self, version: int | None) -> int:
@@ -48,10 +64,10 @@ class WeightUpdate:
         file, self._file, self._is_started = self._file, None, False
         try:
             return await self._apply(file, version)
-        except InvalidRequestError:
-            raise
         except ValueError as error:
             raise InvalidRequestError(str(error), "path") from None
+        except OSError as error:
+            raise InvalidRequestError(f"{file}: {error.strerror or error}", "path") from None
 
     def _check_started(self) -> None:
         if not self._is_started:

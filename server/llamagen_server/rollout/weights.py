@@ -30,6 +30,8 @@ class WeightFolder:
         """
         if isinstance(weights, Mapping):
             check_shapes({name: list(tensor.shape) for name, tensor in weights.items()}, config, "weights")
+            if wrong := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
+                raise ValueError(f"weights: {wrong[0]} is {weights[wrong[0]].dtype}, must be of a floating dtype")
         elif not Path(weights).is_file():
             raise ValueError(f"{weights} is not a file")
         self._folder = TemporaryDirectory(prefix="llamagen-weights-")
@@ -40,9 +42,9 @@ class WeightFolder:
         (self.path / FILE).symlink_to(Path(weights).absolute())
         try:
             check_shapes(stored_shapes(self.path), config, weights)
-        except ValueError:
+        except ValueError as error:
             self.remove()
-            raise
+            raise ValueError(str(error).replace(str(self.path / FILE), str(weights))) from None
 
     def remove(self) -> None:
         self._folder.cleanup()

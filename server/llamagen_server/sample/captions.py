@@ -49,17 +49,18 @@ def read_captions(path: Path, column: str | None = None) -> list[str]:
 
 def _captions(rows: list[Any], column: str | None, path: Path) -> list[str]:
     """Returns the captions of rows that are texts or objects, without empty ones."""
-    if not all(isinstance(row, str | Mapping) for row in rows):
-        raise ValueError(f"{path}: must have captions or objects with captions")
-    objects = [row for row in rows if isinstance(row, Mapping)]
-    if not objects:
+    if all(isinstance(row, str) for row in rows):
         return [text for row in rows if (text := row.strip())]
-    name = _column(objects[0], column, path)
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f"{path}: must have captions, or objects with captions")
+    name = _column(rows[0], column, path)
     captions, last_item = [], None
-    for row in objects:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(text := row.get(name), str):
+            raise ValueError(f"{path}: row {number}: {name} is {text!r}, must be a text")
         item = row.get(ITEM)
-        if (item is None or item != last_item) and (text := str(row.get(name) or "").strip()):
-            captions.append(text)
+        if (item is None or item != last_item) and text.strip():
+            captions.append(text.strip())
         last_item = item
     return captions
 
@@ -78,7 +79,7 @@ def _read_folder(path: Path) -> list[Any]:
 
 
 def _read_lines(path: Path) -> list[Any]:
-    return path.read_text(encoding="utf-8-sig").splitlines()
+    return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() has more ends of lines; read_text reads \r\n
 
 
 def _read_table(path: Path) -> list[Any]:

@@ -31,7 +31,7 @@ def join_shards(files: Sequence[Path], out: Path) -> int:
         found = ", ".join(map(str, sorted(numbers.values(), key=lambda shard: shard.number)))
         raise ValueError(f"--join needs each of the {of} shards once, got {found}")
     for file in files[1:]:
-        check_settings(file, settings[file], settings[files[0]])
+        check_settings(file, settings[file], settings[files[0]], f"in {files[0]}")
     ordered = [by_number[number] for number in sorted(by_number)]
     count = sum(shards[file].count for file in ordered)
     unfinished = out.with_name(out.name + ".new")

@@ -68,6 +68,8 @@ class NpzOutput:
         self._open = ExitStack()
         if self.is_finished:
             check_settings(path, NpzImages(path).settings(), self.settings)
+            if self.partial.exists():  # by a process that was killed while it removed the folder
+                shutil.rmtree(self.partial)
             return
         images, tokens = (len(indices), side, side, 3), (len(indices), num_tokens)
         check_space(path, math.prod(images) + 4 * math.prod(tokens), self.partial)
@@ -131,6 +133,8 @@ class PngOutput:
         """
         self.folder, self.settings, self._describe = folder, dict(settings), describe
         self._codes = folder / CODES if codes else None
+        if not (folder / SETTINGS).exists() and any(folder.glob("*.png")):
+            raise ValueError(f"{folder} has images without {SETTINGS}: choose an empty folder")
         self._open = ExitStack()
         self._open.enter_context(locked(folder))
         start_or_continue(folder, self.settings)
@@ -197,14 +201,20 @@ def start_or_continue(folder: Path, settings: Mapping[str, Any]) -> None:
         _replace(file, json.dumps(dict(settings), indent=2).encode())
 
 
-def check_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises ValueError, which names the first difference, if a file was made with other settings."""
+def check_settings(
+    path: Path,
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    here: str = "now; remove it or choose another --out",
+) -> None:
+    """Raises ValueError, which names the first difference, if a file was made with other settings.
+
+    Args:
+        here: where the wanted ones are, in the message.
+    """
     for name in [*wanted, *found]:
         if found.get(name) != (value := json.loads(json.dumps(wanted.get(name)))):
-            raise ValueError(
-                f"{path} has other samples: {name} is {found.get(name)!r} there, {value!r} now; "
-                "remove it or choose another --out"
-            )
+            raise ValueError(f"{path} has other samples: {name} is {found.get(name)!r} there, {value!r} {here}")
 
 
 def _array(file: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

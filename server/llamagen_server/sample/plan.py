@@ -27,7 +27,13 @@ class Shard:
         return cls(int(match[1]), int(match[2]))
 
     def indices(self, count: int) -> range:
-        """Returns the indices of this shard among those of ``count`` images."""
+        """Returns the indices of this shard among those of ``count`` images.
+
+        Raises:
+            ValueError: there are fewer images than shards.
+        """
+        if count < self.of:
+            raise ValueError(f"--shard is {self}, but there are {count} images only")
         return range(count * (self.number - 1) // self.of, count * self.number // self.of)
 
     def __str__(self) -> str:
@@ -58,6 +64,13 @@ class SamplePlan:
         if self.captions:
             return self.captions[index // self.group % len(self.captions)]
         return self.class_ids[index % len(self.class_ids)]
+
+    def numbered_captions(self, indices: range) -> dict[int, str]:
+        """Returns the captions of some images by their numbers in the file, from 1."""
+        if not self.captions:
+            return {}
+        numbers = sorted({index // self.group % len(self.captions) for index in indices})
+        return {number + 1: self.captions[number] for number in numbers}
 
     def request(self, index: int) -> ImageRequest:
         condition = self.condition(index)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 from llamagen_server.core.results import GeneratedImage
+from llamagen_server.engine import cpu
 from llamagen_server.pipeline.pipeline import Pipeline, together
 from llamagen_server.sample.outputs import Output
 from llamagen_server.sample.plan import SamplePlan
@@ -35,7 +36,10 @@ async def sample(pipeline: Pipeline, plan: SamplePlan, indices: range, outputs: 
     missing = [index for index in indices if not all(output.has(index) for output in outputs)]
     logger.info("%d of %d images are there, %d to sample", len(indices) - len(missing), len(indices), len(missing))
     waiting = iter(missing)
-    with ThreadPoolExecutor(1, thread_name_prefix="store") as storing, Progress(len(indices), len(missing)) as progress:
+    with (
+        ThreadPoolExecutor(cpu.cores(), thread_name_prefix="store") as storing,
+        Progress(len(indices), len(missing)) as progress,
+    ):
         work = (_sample_each(pipeline, plan, waiting, outputs, storing, progress) for _ in _places(pipeline, missing))
         await together(work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,7 +39,7 @@ def paper_preset(name: str, cfg_scale: float | None = None) -> dict[str, Any]:
     if model.condition == "text":
         official = OFFICIAL_DEFAULTS["text"]
         return {"cfg_scale": official.cfg_scale, "temperature": 1.0, "top_k": official.top_k, "top_p": 1.0}
-    if (scale := cfg_scale or model.cfg_scale) is None:
+    if (scale := model.cfg_scale if cfg_scale is None else cfg_scale) is None:
         raise ValueError(f"--preset paper: the authors do not state the guidance scale of {name}; give --cfg-scale")
     sampling = {"cfg_scale": scale, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     return {**sampling, "num_images": NUM_IMAGES, "image_size_eval": SIDE}
@@ -59,6 +60,7 @@ def describe_samples(
         "model": name,
         "weights_sha256": {file.name: file_sha256(file) for file in sorted(model.path.glob("*.safetensors"))},
         "vq_sha256": {file.name: file_sha256(file) for file in sorted(model.vq_path.glob("*.safetensors"))},
+        **_describe_text_encoder(model),
         "num_images": plan.count,
         "first_seed": plan.first_seed,
         **defaults,
@@ -72,11 +74,18 @@ def describe_samples(
     return {**settings, "engine": dict(engine), "versions": _versions()}
 
 
-def describe_captions(path: Path, num_captions: int, group: int, truncates: bool) -> dict[str, Any]:
-    """Returns the settings that captions add."""
-    checksum = {} if path.is_dir() else {"sha256": file_sha256(path)}
-    captions = {"file": path.name, **checksum, "captions": num_captions, "images_per_caption": group}
+def describe_captions(name: str, plan: SamplePlan, truncates: bool) -> dict[str, Any]:
+    """Returns the settings that captions add; the checksum is that of the captions as they were read."""
+    checksum = hashlib.sha256("\n".join(plan.captions).encode()).hexdigest()
+    captions = {"file": name, "sha256": checksum, "captions": len(plan.captions), "images_per_caption": plan.group}
     return {"captions": {**captions, "truncated": truncates}}
+
+
+def _describe_text_encoder(model: ModelDir) -> dict[str, Any]:
+    if model.text_encoder is None:
+        return {}
+    files = {file.name: file_sha256(file) for file in sorted(Path(model.text_encoder).glob("*.safetensors"))}
+    return {"text_encoder": files or model.text_encoder}
 
 
 def _versions() -> dict[str, str]:

@@ -145,6 +145,8 @@ class _Service:
             self._cut_off()
         self.app.state.draining = True
         self.server.should_exit = True
+        if pipeline := self.app.state.pipeline:
+            pipeline.resume()  # nobody can end a pause any more
 
     def _cut_off(self) -> None:
         """Ends the requests in flight now, with status 503, in place of waiting for them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -42,21 +42,22 @@ class TextStage:
                 embeds = self._recent[key] = in_own_pages(embeds)
         return embeds
 
-    def check(self, prompts: Iterable[str], truncate: bool = False) -> None:
+    def check(self, prompts: Mapping[int, str], truncate: bool = False) -> None:
         """Tokenizes prompts without encoding them.
 
         Args:
+            prompts: by their numbers.
             truncate: cut long prompts, from now on, as the official pipeline does, instead of refusing them.
 
         Raises:
-            ValueError: a prompt is empty or too long; the message has its number, from 1.
+            ValueError: a prompt is empty or too long; the message has its number.
         """
         self._encoder.truncates = truncate
-        for number, prompt in enumerate(prompts, 1):
+        for number, prompt in prompts.items():
             try:
                 self._encoder.tokenize(prompt)
             except ValueError as error:
-                raise ValueError(f"prompt {number}: {error}") from None
+                raise ValueError(f"caption {number}: {error}") from None
 
     def replace_projection(self, projection: CaptionProjection) -> None:
         """Replaces the caption projection, and forgets what the old one gave."""

@@ -357,3 +357,48 @@ async def test_an_update_waits_for_a_new_engine(starter: FakeStarter, supervised
     await update
     assert starter.engines[-1].updates == [Path("/new")]
     assert len(starter.engines) == 2
+
+
+async def test_an_engine_that_ends_while_it_loads_weights_holds_nothing_up(
+    starter: FakeStarter, supervised: SupervisedEngine
+) -> None:
+    """As vLLM, whose calls never return then."""
+    await supervised.check_health()
+    starter.engines[0].update_answers = False
+    update = asyncio.create_task(supervised.update_weights(Path("/new"), 1))
+    await asyncio.sleep(0.05)
+    assert not update.done()
+    starter.engines[0].dead = True
+    with pytest.raises(EngineStoppedError, match="ended while it loaded new weights"):
+        await update
+    await until_replaced(starter, supervised, 2)
+    assert starter.engines[1].updates == []
+    await supervised.update_weights(Path("/new"), 1)
+    assert starter.engines[1].updates == [Path("/new")]
+
+
+async def test_an_update_that_is_cancelled_leaves_the_old_weights(
+    starter: FakeStarter, supervised: SupervisedEngine
+) -> None:
+    await supervised.check_health()
+    starter.engines[0].update_answers = False
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(supervised.update_weights(Path("/new"), 1), 0.05)
+    assert starter.engines[0].killed
+    await until_replaced(starter, supervised, 2)
+    assert (starter.engines[1].updates, supervised.weights_version) == ([], 0)
+
+
+async def test_a_new_engine_that_does_not_load_the_weights_is_given_up(
+    starter: FakeStarter, supervised: SupervisedEngine
+) -> None:
+    await supervised.update_weights(Path("/new"), 1)
+    supervised._start_timeout = 0.1
+    starter.update_answers = False
+    starter.engines[0].dead = True
+    while len(starter.engines) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    starter.update_answers = starter.engines[2].update_answers = True
+    await until_replaced(starter, supervised, 4)
+    assert starter.engines[1].killed
+    assert starter.engines[-1].updates == [Path("/new")]

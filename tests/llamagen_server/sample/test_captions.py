@@ -39,6 +39,13 @@ def test_forms_of_benchmarks(tmp_path: Path, name: str) -> None:
     assert read_captions(file) == EXPECTED.get(name, ["a red circle", "a blue star"])
 
 
+def test_only_line_feeds_end_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("one\u2028 still\x0bone\r\ntwo\n".encode())
+    assert read_captions(tmp_path / "a.txt") == ["one\u2028 still\x0bone", "two"]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "one\u2028 one"}, ensure_ascii=False))
+    assert read_captions(tmp_path / "a.jsonl") == ["one\u2028 one"]
+
+
 def test_a_folder_with_a_caption_per_file(tmp_path: Path) -> None:
     for name, text in {"b.txt": "second\n", "a.txt": "first", "notes.md": "no"}.items():
         (tmp_path / name).write_text(text)
@@ -58,7 +65,10 @@ def test_the_column_may_be_named(tmp_path: Path) -> None:
         ("a.txt", "\n\n", "no captions"),
         ("a.jsonl", '{"prompt": 1}\nnothing\n', "line 2: not JSON"),
         ("a.json", '{"a": 1}', "must be a list, or COCO's annotations"),
-        ("a.json", "[1]", "must have captions or objects"),
+        ("a.json", "[1]", "must have captions, or objects with captions"),
+        ("a.json", '["a", {"caption": "b"}]', "must have captions, or objects with captions"),
+        ("a.jsonl", '{"prompt": "a"}\n{"prompt": ["b"]}', "row 2: prompt is ['b'], must be a text"),
+        ("a.jsonl", '{"prompt": "a"}\n{"Prompt": "b"}', "row 2: prompt is None, must be a text"),
         ("a.parquet", "x", "unknown form of captions, must be a folder or one of .txt, .csv, .tsv, .jsonl, .json"),
         ("a.txt", "a\n" + "x" * 5000, "caption 2 has 5000 characters, at most 4096 are allowed"),
     ],

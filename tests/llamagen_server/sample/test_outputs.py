@@ -162,3 +162,18 @@ def test_a_folder_is_continued_and_its_images_state_what_they_are(tmp_path: Path
     assert open_images(tmp_path / "images").count == COUNT
     with pytest.raises(ValueError, match="cfg_scale is 2.0 there, 1.0 now"):
         open_folder(tmp_path / "images", cfg_scale=1.0)
+
+
+def test_foreign_images_are_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "000000.png").write_bytes(b"of the official sampler")
+    with pytest.raises(ValueError, match=r"has images without settings.json: choose an empty folder"):
+        open_folder(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["000000.png"]
+
+
+def test_what_a_killed_run_did_not_remove(whole: Path) -> None:
+    partial = whole.with_name("whole.npz.partial")
+    partial.mkdir()
+    (partial / "images.npy").write_bytes(b"much")
+    open_npz(whole)
+    assert not partial.exists()

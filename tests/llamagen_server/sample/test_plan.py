@@ -8,7 +8,7 @@ from llamagen_server.core.request import MAX_SEED
 from llamagen_server.sample.plan import SamplePlan, Shard
 
 
-@pytest.mark.parametrize("count", [1, 10, 2000, 50_000])
+@pytest.mark.parametrize("count", [8, 10, 2000, 50_000])
 @pytest.mark.parametrize("of", [1, 3, 8])
 def test_shards_make_the_whole_in_order(count: int, of: int) -> None:
     shards = [Shard(number, of).indices(count) for number in range(1, of + 1)]
@@ -37,3 +37,9 @@ def test_captions_have_groups_and_begin_again() -> None:
     assert [plan.condition(index) for index in range(5)] == ["a", "a", "b", "b", "a"]
     assert [plan.seed(index) for index in range(3)] == [MAX_SEED, 0, 1]
     assert (plan.request(2).prompt, plan.request(2).cfg_scale) == ("b", 2.0)
+    assert plan.numbered_captions(range(2, 4)) == {2: "b"}
+
+
+def test_more_shards_than_images() -> None:
+    with pytest.raises(ValueError, match="--shard is 1/3, but there are 2 images only"):
+        Shard(1, 3).indices(2)

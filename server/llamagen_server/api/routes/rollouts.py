@@ -9,20 +9,27 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llamagen_server.api.dependencies import Client, LoadedPipeline, RequestId
 from llamagen_server.api.disconnect import unless_disconnected
+from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import errors
 from llamagen_server.api.replies import b64, image_file
 from llamagen_server.core.errors import InvalidRequestError
 from llamagen_server.core.request import MAX_PROMPT, MAX_RANDOM_SEED, MAX_SEED, Boolean, Integer
 from llamagen_server.pipeline.condition import resolve_condition
-from llamagen_server.pipeline.pipeline import Pipeline, together
 from llamagen_server.rollout.group import Rollout, RolloutGroup, RolloutRequest, group_of
 
-router = APIRouter(tags=["rollouts"])
+
+async def _is_no_page(request: Request) -> None:
+    """Refuses web pages: they can send a request without a body to any server that their visitor reaches."""
+    if origin := request.headers.get("origin"):
+        raise ApiError(403, f"origin is {origin}: web pages may not use this route")
+
+
+router = APIRouter(tags=["rollouts"], dependencies=[Depends(_is_no_page)])
 
 MAX_GROUPS = 1024
 ERRORS = errors(400, 413, 415, 429, 503, 504)
@@ -98,8 +105,14 @@ async def rollouts(
     requests = body.requests()
     for one in requests:
         resolve_condition(one, pipeline.model)
-    work = (_group(pipeline, one, f"{request_id}-{i}", client, body.images) for i, one in enumerate(requests))
-    groups = await unless_disconnected(request, together(work))
+    total, limit = len(requests) * body.n, pipeline.admission.limits.max_in_flight
+    if total > limit:
+        raise InvalidRequestError(
+            f"{len(requests)} groups of {body.n} are {total} images, must be at most {limit} (--max-in-flight)", "n"
+        )
+    work = pipeline.generate_groups(requests, request_id, client=client, pixels=body.images)
+    results = await unless_disconnected(request, work)
+    groups = [group_of(one, result, body.images) for one, result in zip(requests, results, strict=True)]
     sampling = groups[0].sampling
     return RolloutsResponse(
         id=request_id,
@@ -109,12 +122,6 @@ async def rollouts(
         top_p=sampling.top_p,
         groups=[await _group_item(group) for group in groups],
     )
-
-
-async def _group(
-    pipeline: Pipeline, request: RolloutRequest, request_id: str, client: str, pixels: bool
-) -> RolloutGroup:
-    return group_of(request, await pipeline.generate(request, request_id, client=client, pixels=pixels), pixels)
 
 
 async def _group_item(group: RolloutGroup) -> RolloutGroupItem:
@@ -197,6 +204,12 @@ async def init_weight_transfer_engine(pipeline: LoadedPipeline, body: InitBody |
     if body and body.init_info:
         raise InvalidRequestError(f"init_info has {', '.join(body.init_info)}, must be empty: weights come in files")
     return Message(message="Weight transfer initialized")
+
+
+@router.post("/shutdown_weight_transfer_engine", responses=errors(503))
+async def shutdown_weight_transfer_engine(pipeline: LoadedPipeline) -> Message:
+    """Does nothing, as `/init_weight_transfer_engine`."""
+    return Message(message="Weight transfer shut down")
 
 
 @router.post("/start_weight_update", responses=errors(503))

@@ -143,6 +143,7 @@ def test_vllms_own_client_replaces_the_weights(class_model_dir: Path, tmp_path: 
     with serve(app) as url:
         client = importlib.import_module("vllm.distributed.weight_transfer.clients").HTTPVLLMWeightSyncClient(url)
         client.init_weight_transfer_engine({})
+        client.shutdown_weight_transfer_engine()
         for version in (None, "40"):
             client.start_weight_update()
             client.update_weights({"path": str(file)})
@@ -156,6 +157,33 @@ def test_vllms_own_client_replaces_the_weights(class_model_dir: Path, tmp_path: 
     assert (engine.updates[1] / "model.safetensors").resolve() == file
     app.state.pipeline.shutdown()
     assert not engine.updates[1].exists()
+
+
+async def test_all_groups_are_accepted_together(client: httpx.AsyncClient) -> None:
+    """Two keys have been seen, which bounds the share of each; the groups of a request are one piece of work."""
+    pipeline = pipeline_of(client)
+    for name in ("a", "b"):
+        with pipeline.admission.hold(1, name):
+            pass
+    body = {"class_ids": [1] * 112, "n": 8}
+    assert (await client.post("/rollouts", json=body)).status_code == 200
+    too_many = await client.post("/rollouts", json={"class_ids": [1] * 129, "n": 8})
+    assert too_many.status_code == 400
+    assert "129 groups of 8 are 1032 images, must be at most 1024" in too_many.json()["error"]["message"]
+
+
+async def test_paths_that_are_none(client: httpx.AsyncClient) -> None:
+    await client.post("/start_weight_update")
+    for path in ("x" * 5000, "/root/\0", "", "/nowhere"):
+        reply = await client.post("/update_weights", json={"update_info": {"path": path}})
+        assert reply.status_code == 400
+        assert "must be a file that this server can read" in reply.json()["error"]["message"]
+
+
+async def test_web_pages_are_refused(client: httpx.AsyncClient) -> None:
+    reply = await client.post("/pause", headers={"origin": "https://example.com"})
+    assert reply.status_code == 403
+    assert not pipeline_of(client).is_paused
 
 
 async def test_the_routes_are_there_only_when_asked_for(class_client: httpx.AsyncClient) -> None:
