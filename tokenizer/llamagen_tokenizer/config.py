@@ -26,6 +26,9 @@ class VQConfig:
     z_channels: int = 256
     ch: int = 128
     num_res_blocks: int = 2
+    codebook_l2_norm: bool = True
+    """Whether codes are compared and decoded as unit vectors, as in the released checkpoints. False: as they are stored,
+    which is the VQGAN of taming-transformers."""
     dtype: str = "float32"
     """Data type of the decoder: ``float32`` (official), or ``bfloat16`` on CPUs with bfloat16 arithmetic."""
 
@@ -39,6 +42,8 @@ class VQConfig:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {self.dtype!r}, must be 'float32' or 'bfloat16'")
+        if not isinstance(self.codebook_l2_norm, bool):
+            raise ValueError(f"codebook_l2_norm is {self.codebook_l2_norm!r}, must be true or false")
         if self.ch % 32:
             raise ValueError(f"ch is {self.ch}, must be a multiple of 32 (GroupNorm has 32 groups)")
 
@@ -54,18 +59,10 @@ class VQConfig:
         Raises:
             ValueError: a field is unknown, or its value is not supported.
         """
-        training_only = {
-            "codebook_l2_norm",
-            "codebook_show_usage",
-            "commit_loss_beta",
-            "entropy_loss_ratio",
-            "dropout_p",
-        }
+        training_only = {"codebook_show_usage", "commit_loss_beta", "entropy_loss_ratio", "dropout_p"}
         names = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - names - training_only):
             raise ValueError(f"unknown VQ config field {', '.join(unknown)}; known: {', '.join(sorted(names))}")
-        if values.get("codebook_l2_norm") is False:
-            raise ValueError("codebook_l2_norm is false; only the l2-normalised codebook of LlamaGen is supported")
         return cls(**{k: v for k, v in values.items() if k in names})
 
     @classmethod

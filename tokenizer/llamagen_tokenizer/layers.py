@@ -145,24 +145,27 @@ class Decoder(nn.Module):
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest neighbour in an l2-normalised codebook.
+    """Nearest neighbour in a codebook.
 
-    The stored vectors do not have unit length; like the features, they are normalised at each use.
+    With ``l2_norm`` the stored vectors, which do not have unit length, and the features are normalised at each use.
     """
 
-    def __init__(self, codebook_size: int, embed_dim: int) -> None:
+    def __init__(self, codebook_size: int, embed_dim: int, l2_norm: bool) -> None:
         super().__init__()
+        self.l2_norm = l2_norm
         self.embedding = nn.Embedding(codebook_size, embed_dim)
 
     def codebook(self) -> Tensor:
-        """Returns the unit-length codebook vectors, [codebook_size, embed_dim]."""
-        return F.normalize(self.embedding.weight, dim=-1)
+        """Returns the vectors of the codes, [codebook_size, embed_dim]."""
+        return F.normalize(self.embedding.weight, dim=-1) if self.l2_norm else self.embedding.weight
 
     def encode(self, z: Tensor) -> Tensor:
         """Features [B, D, h, w] -> codes [B, h, w], int64."""
-        z = F.normalize(z.permute(0, 2, 3, 1), dim=-1)
-        return torch.argmax(z @ self.codebook().T, dim=-1)  # unit vectors: nearest is the largest dot product
+        z, codebook = z.permute(0, 2, 3, 1), self.codebook()
+        if self.l2_norm:  # unit vectors: nearest is the largest dot product
+            return torch.argmax(F.normalize(z, dim=-1) @ codebook.T, dim=-1)
+        return torch.argmin(codebook.square().sum(-1) - 2 * z @ codebook.T, dim=-1)  # |z - e|^2, less |z|^2
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [B, h, w] -> unit-length features [B, D, h, w]."""
+        """Codes [B, h, w] -> vectors of the codes [B, D, h, w]."""
         return F.embedding(codes, self.codebook()).permute(0, 3, 1, 2)

@@ -20,7 +20,7 @@ class VQModel(nn.Module):
         self.config = config
         self.encoder = Encoder(config.ch, config.encoder_ch_mult, config.num_res_blocks, config.z_channels)
         self.decoder = Decoder(config.ch, config.decoder_ch_mult, config.num_res_blocks, config.z_channels)
-        self.quantize = VectorQuantizer(config.codebook_size, config.codebook_embed_dim)
+        self.quantize = VectorQuantizer(config.codebook_size, config.codebook_embed_dim, config.codebook_l2_norm)
         self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_embed_dim, config.z_channels, 1)
 

@@ -47,6 +47,10 @@ def numpy_scalar(dtype: object, data: object = None) -> object:
     return None
 
 
+class Callback:
+    """The class of a Lightning callback, by which Lightning before 1.5 stores the callback's state."""
+
+
 def plain_dict(_factory: object = None) -> dict[object, object]:
     """Returns the dictionary in place of a ``defaultdict``."""
     return {}
@@ -67,6 +71,7 @@ HARMLESS: list[Any] = [
     (NumpyArray, "numpy.ndarray"),
     *((NumpyArray, f"numpy.{module}.multiarray._reconstruct") for module in ("core", "_core")),
     *((numpy_scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")),
+    (Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
 ]
 """For `torch.serialization.safe_globals`: what a checkpoint may hold, by its own name or by that of the class that is
 replaced. The builtins are the factories of a ``defaultdict``; ``numpy.core`` is the name before NumPy 2."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llamagen_tokenizer.checkpoint_files import EMA_ENTRY, WEIGHT_ENTRIES, CheckpointError
+from llamagen_tokenizer.other_names import QKV, Naming, find_namings, official_names
 
 WRAPPERS = frozenset(
     ("_orig_mod", "module", "model", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -30,13 +31,15 @@ class Network:
     entries: tuple[str, ...]
     """Entries of a checkpoint that may hold the weights, in the order of the official code."""
     tensor: str
-    """Name of a tensor that every checkpoint of this network has, and of no other network."""
+    """Official name of a tensor that every checkpoint of this network has, and of no other network."""
+    training: tuple[str, ...] = ()
+    """Modules that only training needs, which may be inside the network."""
 
 
 GPT = Network("a GPT checkpoint", (*WEIGHT_ENTRIES, EMA_ENTRY), "layers.0.attention.wqkv.weight")
 """The language model. The official samplers (``sample_c2i.py``, ``sample_t2i.py``) do not look for ``ema``."""
 
-VQ = Network("an image tokenizer", (EMA_ENTRY, *WEIGHT_ENTRIES), "quantize.embedding.weight")
+VQ = Network("an image tokenizer", (EMA_ENTRY, *WEIGHT_ENTRIES), "quantize.embedding.weight", ("loss",))
 """The image tokenizer. The order is that of the official ``vq_demo.py``."""
 
 NETWORKS = (GPT, VQ)
@@ -57,6 +60,8 @@ class StateDict:
     """Kinds of weights of this network that the checkpoint has."""
     left_out: tuple[str, ...]
     """Other modules in the checkpoint, such as ``vq_model``."""
+    naming: Naming | None
+    """Origin of the names in the checkpoint; None if they are the official ones."""
 
 
 def find_weights(
@@ -83,19 +88,23 @@ def find_weights(
     found = {path: weights for path, weights in found.items() if holds(weights, network)} or found
     kinds = {path: "ema" if EMA_ENTRY in path else "model" for path in found}
     path = next((path for path in found if kinds[path] == kind), next(iter(found)))
-    tensors = _official_names(found[path], source)
-    prefix, names = _own_names(tensors, network, source)
+    tensors = _unwrapped(found[path], source)
+    stored: dict[str, list[str]] = {}
+    for name, official in official_names(tensors).items():
+        stored.setdefault(official, []).append(name)
+    prefix, names = _own_names(stored, network, source)
     return StateDict(
-        tensors={name.removeprefix(prefix): tensors[name] for name in names},
+        tensors={name.removeprefix(prefix): _join(tensors, stored[name], name, source) for name in names},
         kind=kinds[path],
         kinds=frozenset(kinds.values()),
-        left_out=tuple(sorted({name.split(".")[0] for name in tensors.keys() - set(names)})),
+        left_out=tuple(sorted({name.split(".")[0] for name in stored.keys() - set(names)})),
+        naming=find_namings(tensors).get(prefix),
     )
 
 
 def holds(names: Collection[object], network: Network) -> bool:
     """Whether tensors of these names include the network."""
-    return bool(_prefixes([_official_name(name) for name in names], network))
+    return bool(_prefixes(set(official_names([_unwrap(name) for name in names]).values()), network))
 
 
 def check_floating(tensors: Mapping[str, Tensor], source: str | Path) -> None:
@@ -131,21 +140,34 @@ def _has_tensors(value: Mapping[str, object]) -> bool:
     return any(isinstance(item, Tensor) for item in value.values())
 
 
-def _official_name(name: object) -> str:
+def _unwrap(name: object) -> str:
     return ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
 
 
-def _official_names(weights: Mapping[str, object], source: str | Path) -> dict[str, Tensor]:
+def _unwrapped(weights: Mapping[str, object], source: str | Path) -> dict[str, Tensor]:
     """Removes the parts of wrappers from the names, and checks that all values are dense tensors."""
     tensors: dict[str, Tensor] = {}
     stored: dict[str, str] = {}
     for name, value in weights.items():
-        official = _official_name(name)
-        if official in stored:
-            raise CheckpointError(f"{source}: {stored[official]} and {name} are two tensors for {official}")
-        stored[official] = str(name)
-        tensors[official] = _dense(value, f"{source}: {name}")
+        own = _unwrap(name)
+        if own in stored:
+            raise CheckpointError(f"{source}: {stored[own]} and {name} are two tensors for {own}")
+        stored[own] = str(name)
+        tensors[own] = _dense(value, f"{source}: {name}")
     return tensors
+
+
+def _join(tensors: Mapping[str, Tensor], stored: list[str], name: str, source: str | Path) -> Tensor:
+    """Returns the tensor of an official name: the one that is stored, or the rows of q, k and v below each other."""
+    if stored == [name] or (len(stored) == 1 and not stored[0].endswith(QKV)):
+        return tensors[stored[0]]
+    parts = [part for end in QKV for part in stored if part.endswith(end)]
+    if len(parts) != len(QKV) or len(stored) != len(QKV):
+        raise CheckpointError(f"{source}: {name} is stored as {' and '.join(sorted(stored))}")
+    shapes = [list(tensors[part].shape) for part in parts]
+    if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
+        raise CheckpointError(f"{source}: {', '.join(parts)} have shapes {shapes}, expected as many columns in each")
+    return torch.cat([tensors[part] for part in parts])
 
 
 def _own_names(names: Collection[str], network: Network, source: str | Path) -> tuple[str, list[str]]:
@@ -163,6 +185,7 @@ def _own_names(names: Collection[str], network: Network, source: str | Path) -> 
     prefix = prefixes[0]
     others = (p for other in NETWORKS if other is not network for p in _prefixes(names, other))
     inside = tuple(p for p in others if p.startswith(prefix) and p != prefix)
+    inside += tuple(f"{prefix}{module}." for module in network.training)
     return prefix, [name for name in names if name.startswith(prefix) and not name.startswith(inside)]
 
 

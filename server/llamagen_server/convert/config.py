@@ -8,6 +8,7 @@ from typing import Any
 
 from llamagen_server.convert.grid import Hints, find_grid
 from llamagen_server.model_dir.tensor_files import Shapes
+from llamagen_tokenizer.other_names import LANTERN, Naming
 from vllm_llamagen.config import SIZES, LlamaGenConfig, ffn_hidden_dim
 from vllm_llamagen.weights import check_shapes
 
@@ -25,6 +26,12 @@ NETWORK_ARGS = {
     "num_classes", "caption_dim", "model_type", "vocab_size", "cls_token_num", "block_size", "tie_word_embeddings",
 }  # fmt: skip
 """Fields of the official ``ModelArgs`` that describe the network, and Hugging Face's name for tied embeddings."""
+
+LANTERN_ARGS = {
+    "dim": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
+    "n_kv_head": "num_key_value_heads", "norm_eps": "rms_norm_eps", "model_type": "input_type",
+}  # fmt: skip
+"""Fields of ``ModelArgs`` that have another name in a config of LANTERN's."""
 
 MODEL_TYPES = {"class": "c2i", "text": "t2i"}
 """Official ``model_type``, by condition."""
@@ -66,8 +73,14 @@ def infer_config(shapes: Shapes, hints: Hints, dtype: str) -> LlamaGenConfig:
     return config
 
 
-def stated_args(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the ``ModelArgs`` fields of a ``config.json``, which may have others and another kind of model_type."""
+def stated_args(config: Mapping[str, Any], naming: Naming | None = None) -> dict[str, Any]:
+    """Returns the ``ModelArgs`` fields of a ``config.json``, which may have others and another kind of model_type.
+
+    Args:
+        naming: origin of the tensors' names beside it.
+    """
+    if naming is LANTERN:
+        config = {**config, **{name: config[theirs] for name, theirs in LANTERN_ARGS.items() if theirs in config}}
     args = {name: config[name] for name in sorted(NETWORK_ARGS) if name in config}
     if args.get("model_type") not in MODEL_TYPES.values():
         args.pop("model_type", None)

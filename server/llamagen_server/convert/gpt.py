@@ -46,7 +46,7 @@ def read_gpt(
 def _hints(checkpoint: Checkpoint, options: ConvertOptions, downsample: int) -> Hints:
     """Collects what is known besides the tensors: ``--gpt-config``, the folder's config and the trainer's arguments."""
     given = read_object(options.gpt_config) if options.gpt_config else {}
-    stated = stated_args(checkpoint.config)
+    stated = stated_args(checkpoint.config, checkpoint.weights.naming)
     args, source = merge_args(given, "--gpt-config", stated, str(checkpoint.config_file))
     sizes = {name: checkpoint.config[name] for name in ("image_size", "downsample_size") if name in checkpoint.config}
     return Hints(

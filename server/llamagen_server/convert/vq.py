@@ -15,6 +15,7 @@ from llamagen_server.model_dir.json_file import read_object
 from llamagen_server.model_dir.tensor_files import Shapes, difference, vq_shapes
 from llamagen_tokenizer import CONFIGS, CheckpointError, VQConfig, VQModel
 from llamagen_tokenizer.checkpoint import STATISTICS, build_vq
+from llamagen_tokenizer.other_names import TAMING
 
 SHAPE_ARGS = (
     "codebook_size", "codebook_embed_dim", "codebook_l2_norm", "encoder_ch_mult", "decoder_ch_mult", "z_channels",
@@ -43,18 +44,23 @@ def read_vq(checkpoint: Checkpoint, config_file: str | Path | None) -> VQModel:
     stated = {name: checkpoint.config[name] for name in SHAPE_ARGS if name in checkpoint.config}
     given = read_object(config_file) if config_file else {}
     args, source = merge_args(given, f"--vq-config {config_file}", stated, str(checkpoint.config_file))
-    config = _config(shapes, args, source, str(checkpoint.path))
+    l2_norm = checkpoint.weights.naming is not TAMING
+    config = _config(shapes, l2_norm, args, source, str(checkpoint.path))
     return build_vq(config, weights, checkpoint.path).to(_common_dtype(weights))
 
 
-def _config(shapes: Shapes, args: Mapping[str, Any], source: str, file: str) -> VQConfig:
-    """Returns the released config that fits the checkpoint, or the one that ``args`` describe."""
+def _config(shapes: Shapes, l2_norm: bool, args: Mapping[str, Any], source: str, file: str) -> VQConfig:
+    """Returns the released config that fits the checkpoint, or the one that ``args`` describe.
+
+    Args:
+        l2_norm: ``codebook_l2_norm``, unless ``args`` state it.
+    """
     codes, width = shapes["quantize.embedding.weight"]
     stored: dict[str, Any] = {"codebook_size": codes, "codebook_embed_dim": width}
     for name, value in stored.items():
         if args.get(name, value) != value:
             raise ValueError(f"{name} is {args[name]!r} in {source}, but {value} in {file}")
-    candidates = [replace(config, **stored) for config in CONFIGS.values()]
+    candidates = [replace(config, **stored, codebook_l2_norm=l2_norm) for config in CONFIGS.values()]
     released = [config for config in candidates if difference(shapes, vq_shapes(config)) is None]
     if not released and not args:
         raise ValueError(f"{file}: not the shape of {' or '.join(CONFIGS)}; describe it with --vq-config")
