@@ -27,8 +27,7 @@ class VQConfig:
     ch: int = 128
     num_res_blocks: int = 2
     codebook_l2_norm: bool = True
-    """Whether codes are compared and decoded as unit vectors, as in the released checkpoints. False: as they are stored,
-    which is the VQGAN of taming-transformers."""
+    """Whether features and codebook count as unit vectors, as in the released checkpoints; false for a VQGAN."""
     dtype: str = "float32"
     """Data type of the decoder: ``float32`` (official), or ``bfloat16`` on CPUs with bfloat16 arithmetic."""
 

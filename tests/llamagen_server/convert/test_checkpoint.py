@@ -14,11 +14,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file, save_model
+from tests.helpers.taming import Taming, random_taming
 from torch import Tensor
 
+from llamagen_server.convert.checkpoint import open_checkpoint
+from llamagen_server.convert.gpt import read_gpt
+from llamagen_server.convert.options import ConvertOptions
+from llamagen_server.convert.vq import read_vq
 from llamagen_server.model_dir import ModelDir
 from llamagen_tokenizer import VQConfig, VQModel, load_vq
-from llamagen_tokenizer.state_dict import WRAPPERS
+from llamagen_tokenizer.state_dict import GPT, VQ, WRAPPERS
+from vllm_llamagen.caption_projection import CaptionProjection
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.weights import official_shapes
 
@@ -82,7 +88,9 @@ def model_args(c2i: Args) -> Args:
 # Names of tensors
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "model.", "_fsdp_wrapped_module."])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "model.", "_fsdp_wrapped_module."]
+)
 def test_prefixes_of_wrappers(
     converted: Callable[..., None], weights: Weights, vq_weights: Weights, tmp_path: Path, prefix: str
 ) -> None:
@@ -108,6 +116,109 @@ def test_no_official_name_has_a_wrapper(config: LlamaGenConfig) -> None:
 def test_two_tensors_of_one_name(refused: Callable[..., None], weights: Weights, tmp_path: Path) -> None:
     torch.save(weights | prefixed("module.", {"norm.weight": weights["norm.weight"]}), tmp_path / "gpt.pt")
     refused("gpt.pt: norm.weight and module.norm.weight are two tensors for norm", gpt_ckpt=tmp_path / "gpt.pt")
+
+
+# Names of other code
+
+
+def lantern_names(weights: Weights) -> Weights:
+    """The tensors as LANTERN's ``LlamaForCausalLM`` names them."""
+    named: Weights = {}
+    modules = {
+        "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
+        "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    }  # fmt: skip
+    for name, tensor in weights.items():
+        for official, other in modules.items():
+            name = name.replace(f".{official}.", f".{other}.")
+        if name == "output.weight":
+            named["lm_head.weight"] = tensor
+        elif ".wqkv." in name:
+            rows, dim = tensor.shape
+            sizes = (dim, (rows - dim) // 2, (rows - dim) // 2)
+            for part, rows_of_part in zip("qkv", tensor.split(sizes), strict=True):
+                named["model." + name.replace("attention.wqkv", f"self_attn.{part}_proj")] = rows_of_part.contiguous()
+        else:
+            named["model." + name.replace("tok_embeddings", "embed_tokens")] = tensor
+    return dict(sorted(named.items()))  # as safetensors lists them: k before q
+
+
+def lantern_config(config_file: str | Path) -> Args:
+    """``config.json`` of LANTERN, a Llama config with LlamaGen's fields beside it."""
+    args = json.loads(Path(config_file).read_text())
+    same = ("block_size", "cls_token_num", "caption_dim", "num_classes", "vocab_size", "rope_base")
+    return {name: args[name] for name in same} | {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rope_theta": 10000.0,
+        "hidden_size": args["dim"], "num_hidden_layers": args["n_layer"], "num_attention_heads": args["n_head"],
+        "num_key_value_heads": args["n_kv_head"] or args["n_head"], "rms_norm_eps": 1e-6, "torch_dtype": "float16",
+        "input_type": args["model_type"], "pretraining_tp": 1, "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["one file", "sharded", "in a module"])
+@pytest.mark.parametrize("name", ["tiny_t2i", "tiny_c2i_gqa"])
+def test_names_of_lantern(
+    convert: Convert,
+    golden_args: Callable[[str], Args],
+    golden_dir: Path,
+    tiny_t5_dir: Path,
+    vq_weights: Weights,
+    out: Path,
+    tmp_path: Path,
+    name: str,
+    form: str,
+) -> None:
+    """A folder of LANTERN needs no --gpt-config, and q, k and v become wqkv, also with fewer k and v than q."""
+    flags = golden_args(name)
+    weights: Weights = torch.load(golden_dir / f"{name}.pt")["model"]
+    stored = lantern_names(weights)
+    assert not any(official in stored for official in weights)
+    folder = tmp_path / "LlamaGen-T2I"
+    folder.mkdir()
+    if form == "sharded":
+        sharded(stored, folder)
+    elif form == "one file":
+        save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        torch.save({"module": prefixed("gpt_model.", stored) | prefixed("vq_model.", vq_weights)}, folder / "both.pt")
+        flags["vq_ckpt"] = folder
+    (folder / "config.json").write_text(json.dumps(lantern_config(flags["gpt_config"])))
+    del flags["gpt_config"]
+    text = {"text_encoder": tiny_t5_dir} if name == "tiny_t2i" else {}
+    convert(out, **flags | text | {"gpt_ckpt": folder})
+    result = load_file(out / "model.safetensors")
+    assert result.keys() == weights.keys()
+    assert all(torch.equal(result[key], tensor) for key, tensor in weights.items())
+    config = ModelDir.open(out).config
+    official = json.loads((golden_dir / f"{name}.json").read_text())["model_args"]
+    assert (config.n_head, config.n_kv_head) == (official["n_head"], official["n_kv_head"] or official["n_head"])
+    assert (config.grid_size, config.norm_eps) == (8, 1e-6)
+
+
+def test_names_of_lantern_that_are_incomplete(refused: Callable[..., None], weights: Weights, tmp_path: Path) -> None:
+    stored, query = lantern_names(weights), "model.layers.1.self_attn.q_proj.weight"
+    torch.save({name: tensor for name, tensor in stored.items() if name != query}, tmp_path / "gpt.pt")
+    message = (
+        r"gpt.pt: layers.1.attention.wqkv.weight is stored as layers.1.self_attn.k_proj.weight and .*v_proj.weight"
+    )
+    refused(message, gpt_ckpt=tmp_path / "gpt.pt")
+    torch.save(stored | {query: torch.zeros(128, 64)}, tmp_path / "gpt.pt")
+    refused(
+        r"gpt.pt: .*q_proj.weight, .* have shapes \[\[128, 64\], .*expected as many columns",
+        gpt_ckpt=tmp_path / "gpt.pt",
+    )
+    torch.save(stored | {"model.tok_embeddings.weight": weights["tok_embeddings.weight"]}, tmp_path / "gpt.pt")
+    refused(r"tok_embeddings.weight is stored as embed_tokens.weight and tok_embe", gpt_ckpt=tmp_path / "gpt.pt")
+
+
+def test_another_llama_beside_the_language_model(
+    converted: Callable[..., None], weights: Weights, tmp_path: Path
+) -> None:
+    """A text encoder with Hugging Face's names is no second language model."""
+    other = {name: tensor for name, tensor in lantern_names(weights).items() if "cls_embedding" not in name}
+    both = prefixed("gpt_model.", weights) | prefixed("text_encoder.", other)
+    torch.save(both, tmp_path / "both.pt")
+    converted(gpt_ckpt=tmp_path / "both.pt")
 
 
 # Files and folders
@@ -172,11 +283,40 @@ def test_config_of_a_folder_that_disagrees(
     message = r"block_size in --gpt-config gives 64 image tokens, but .*/config\.json gives 256"
     refused(message, gpt_ckpt=tmp_path, gpt_config=tmp_path / "gpt.json")
     save_file(vq_weights, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"codebook_l2_norm": False}))
+    (tmp_path / "config.json").write_text(json.dumps({"codebook_l2_norm": 0}))
     (tmp_path / "vq.json").write_text('{"ch": 32, "z_channels": 32}')
-    refused(r"/config\.json: codebook_l2_norm is false; only", vq_ckpt=tmp_path, vq_config=tmp_path / "vq.json")
+    message = r"/config\.json: codebook_l2_norm is 0, must be true or false"
+    refused(message, vq_ckpt=tmp_path, vq_config=tmp_path / "vq.json")
     (tmp_path / "config.json").write_text(json.dumps({"codebook_size": 16384}))
     refused(r"codebook_size is 512 in --vq-config .*, but 16384 in .*/config\.json", vq_ckpt=tmp_path)
+
+
+def test_folders_by_the_hub_s_own_library(
+    converted: Callable[..., None], c2i: Args, weights: Weights, vq_weights: Weights, tmp_path: Path
+) -> None:
+    """The networks take the official ``ModelArgs``, a dataclass, whose fields the library writes to config.json."""
+    from dataclasses import make_dataclass
+
+    from huggingface_hub import PyTorchModelHubMixin
+
+    class Hub(torch.nn.Module, PyTorchModelHubMixin):
+        def __init__(self, config: Any, tensors: Weights) -> None:
+            super().__init__()
+            for name, tensor in tensors.items():
+                *path, last = name.split(".")
+                module: torch.nn.Module = self
+                for part in path:
+                    if not hasattr(module, part):
+                        module.add_module(part, torch.nn.Module())
+                    module = getattr(module, part)
+                module.register_buffer(last, tensor)
+
+    for folder, tensors, flag in (("gpt", weights, "gpt_config"), ("vq", vq_weights, "vq_config")):
+        args = json.loads(Path(c2i[flag]).read_text())
+        config = make_dataclass("ModelArgs", args)(**args)
+        Hub(config=config, tensors=tensors).save_pretrained(tmp_path / folder)
+        assert (tmp_path / folder / "config.json").is_file()
+    converted(gpt_ckpt=tmp_path / "gpt", vq_ckpt=tmp_path / "vq", gpt_config=None, vq_config=None)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.pth", "my checkpoint.safetensors"])
@@ -231,6 +371,81 @@ def test_image_tokenizer_of_a_model_directory(
     converted: Callable[..., None], convert: Convert, c2i: Args, tmp_path: Path
 ) -> None:
     converted(vq_ckpt=convert(tmp_path / "model", **c2i) / "vq", vq_config=None)
+
+
+@pytest.mark.parametrize("tokens", [77, 200])
+def test_other_number_of_condition_tokens(
+    convert: Convert, t2i: Args, golden_dir: Path, out: Path, tmp_path: Path, tokens: int
+) -> None:
+    """It is that of the unconditional embedding's rows; a rotary table must fit it and the grid."""
+    weights: Weights = torch.load(golden_dir / "tiny_t2i.pt")["model"]
+    uncond = torch.arange(tokens * 64, dtype=torch.bfloat16).view(tokens, 64)
+    changed = weights | {"cls_embedding.uncond_embedding": uncond, "freqs_cis": torch.zeros(tokens + 64, 16, 2)}
+    torch.save({"model": changed}, tmp_path / "gpt.pt")
+    (tmp_path / "gpt.json").write_text(json.dumps({"n_head": 4, "cls_token_num": tokens}))
+    convert(out, **t2i | {"gpt_ckpt": tmp_path / "gpt.pt", "gpt_config": tmp_path / "gpt.json"})
+    config = ModelDir.open(out).config
+    assert (config.cls_token_num, config.grid_size, config.max_position_embeddings) == (tokens, 8, tokens + 64)
+    projection = CaptionProjection(config, {k: t.float() for k, t in load_file(out / "model.safetensors").items()})
+    assert projection(torch.zeros(tokens, 64)).shape == (tokens, 2 * config.dim)
+    with pytest.raises(ValueError, match=f"the prompt has {tokens + 1} tokens, must have 1 to {tokens}"):
+        projection(torch.zeros(tokens + 1, 64))
+
+
+def test_number_of_condition_tokens_that_disagrees(refused: Callable[..., None], c2i: Args, tmp_path: Path) -> None:
+    """A class is always one token: the official code has one vector for each."""
+    (tmp_path / "gpt.json").write_text(json.dumps(model_args(c2i) | {"cls_token_num": 4}))
+    refused(r"cls_token_num is 4 in --gpt-config, but 1 in .*tiny_c2i.pt", gpt_config=tmp_path / "gpt.json")
+
+
+# Image tokenizers of other training
+
+
+def test_codebook_without_l2_norm(convert: Convert, c2i: Args, vq_weights: Weights, out: Path, tmp_path: Path) -> None:
+    """It is served too: --vq-config states it, and vq/config.json after that."""
+    config = json.loads(Path(c2i["vq_config"]).read_text()) | {"codebook_l2_norm": False, "codebook_embed_dim": 256}
+    changed = {
+        "quantize.embedding.weight": torch.randn(512, 256),
+        "quant_conv.weight": torch.randn(256, 32, 1, 1),
+        "quant_conv.bias": torch.randn(256),
+        "post_quant_conv.weight": torch.randn(32, 256, 1, 1),
+    }
+    torch.save({"model": vq_weights | changed}, tmp_path / "vq.pt")
+    (tmp_path / "vq.json").write_text(json.dumps(config))
+    convert(out, **c2i | {"vq_ckpt": tmp_path / "vq.pt", "vq_config": tmp_path / "vq.json"})
+    vq = load_vq(ModelDir.open(out).vq_path)
+    assert (vq.config.codebook_l2_norm, vq.config.codebook_embed_dim) == (False, 256)
+    assert torch.equal(vq.quantize.codebook(), changed["quantize.embedding.weight"])
+
+
+@pytest.mark.parametrize(("ch_mult", "downsample"), [((1, 1, 2, 2, 4), 16), ((1, 2, 2, 4), 8)])
+def test_vqgan_of_a_released_shape(tmp_path: Path, ch_mult: tuple[int, ...], downsample: int) -> None:
+    """It needs no --vq-config: the shape is that of LlamaGen's, and the codebook is known not to be normalised."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in Taming(128, ch_mult, 2, 256, 1024, 256).state_dict().items()}
+    torch.save({"state_dict": {n: torch.tensor(0.0).expand(s) for n, s in shapes.items()}}, tmp_path / "last.ckpt")
+    config = read_vq(open_checkpoint(tmp_path / "last.ckpt", VQ, None), None).config
+    expected = {"codebook_size": 1024, "codebook_embed_dim": 256, "encoder_ch_mult": ch_mult, "ch": 128}
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert (config.codebook_l2_norm, config.downsample) == (False, downsample)
+
+
+def test_vqgan_of_another_shape(tmp_path: Path) -> None:
+    torch.save(random_taming(32, (1, 2), 1, 32, 16, 8).state_dict(), tmp_path / "last.ckpt")
+    checkpoint = open_checkpoint(tmp_path / "last.ckpt", VQ, None)
+    with pytest.raises(ValueError, match=r"last.ckpt: not the shape of VQ-16 or VQ-8; describe it with --vq-config"):
+        read_vq(checkpoint, None)
+    (tmp_path / "vq.json").write_text(
+        '{"ch": 32, "encoder_ch_mult": [1, 2], "decoder_ch_mult": [1, 2], "num_res_blocks": 1, "z_channels": 32}'
+    )
+    assert read_vq(checkpoint, tmp_path / "vq.json").config.codebook_l2_norm is False
+    # attention at another resolution, or at none
+    without = {n: t for n, t in random_taming(32, (1, 2), 1, 32, 16, 8).state_dict().items() if ".attn.0" not in n}
+    torch.save(without, tmp_path / "last.ckpt")
+    with pytest.raises(
+        ValueError, match=r"does not fit --vq-config .*tensors are missing, first decoder.conv_blocks.0.a"
+    ):
+        read_vq(open_checkpoint(tmp_path / "last.ckpt", VQ, None), tmp_path / "vq.json")
 
 
 def test_official_name_of_a_folder_or_a_safetensors_file(
@@ -415,11 +630,6 @@ def test_choice_that_no_checkpoint_has(
 
 def test_weights_stay_mapped(c2i: Args, weights: Weights, tmp_path: Path) -> None:
     """Only tensors that share memory are copied, so that a large checkpoint is not read into memory."""
-    from llamagen_server.convert.checkpoint import open_checkpoint
-    from llamagen_server.convert.gpt import read_gpt
-    from llamagen_server.convert.options import ConvertOptions
-    from llamagen_tokenizer.state_dict import GPT
-
     save_file(weights, tmp_path / "gpt.safetensors")
     torch.save(weights | {"output.weight": weights["tok_embeddings.weight"]}, tmp_path / "tied.pt")
     for name, copied in (("gpt.safetensors", set()), ("tied.pt", {"output.weight", "tok_embeddings.weight"})):

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.helpers.fid import fid_of_few
 from tests.helpers.image_files import noise
+from tests.helpers.taming import random_taming
 
 from llamagen_server.cli import main as cli
 from llamagen_server.cli.tokenizer_eval import split_words
@@ -27,7 +28,7 @@ from llamagen_server.evaluation.image_sets import open_images
 from llamagen_server.evaluation.reconstruction import psnr, ssim
 from llamagen_server.evaluation.tokenizer import TokenizerEvaluation, load_lpips
 from llamagen_server.pipeline.build import DEMO_MODEL
-from llamagen_tokenizer import VQConfig, VQModel, from_uint8, load_vq, load_vq_pt
+from llamagen_tokenizer import VQConfig, VQModel, from_uint8, load_vq, load_vq_pt, to_uint8
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +201,23 @@ def test_a_checkpoint_needs_no_conversion(golden_args: Callable[[str], dict[str,
     with Image.open(tmp_path / "reconstructions.png") as sheet:
         [[image]] = decoded.batches(1)
         np.testing.assert_array_equal(np.asarray(sheet)[64:112, 8:56], image)
+
+
+def test_a_vqgan(tmp_path: Path) -> None:
+    """A checkpoint of taming-transformers is measured like one of LlamaGen, with the codes of its own network."""
+    vqgan = random_taming(32, (1, 2, 4), 1, 32, 64, 16)
+    torch.save({"state_dict": vqgan.state_dict(), "epoch": 1}, tmp_path / "last.ckpt")
+    shape = {"ch": 32, "encoder_ch_mult": [1, 2, 4], "decoder_ch_mult": [1, 2, 4], "num_res_blocks": 1}
+    (tmp_path / "vq.json").write_text(json.dumps(shape | {"z_channels": 32}))
+    pixels = noise(1, 32, 32)
+    Image.fromarray(pixels[0]).save(tmp_path / "a.png")
+    files = [f"--vq-ckpt={tmp_path / 'last.ckpt'}", f"--vq-config={tmp_path / 'vq.json'}", "--image-size=32"]
+    cli.main(["tokenizer", "eval", str(tmp_path / "a.png"), *files, f"--out={tmp_path}"])
+    figures = json.loads((tmp_path / "report.json").read_text())["figures"]
+    codes = vqgan.encode(from_uint8(torch.tensor(pixels)))
+    assert figures["codes_used"] == len(codes.unique()) > 5
+    error = to_uint8(vqgan.decode(codes)).numpy().astype(float) - pixels
+    assert figures["psnr"] == pytest.approx(20 * math.log10(255) - 10 * math.log10((error**2).mean()), abs=0.01)
 
 
 def test_the_first_folder_is_the_model_if_it_has_a_config(tmp_path: Path) -> None:
