@@ -38,6 +38,8 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: 
 def load_vq_pt(path: str | Path, config: VQConfig) -> VQModel:
     """Loads a VQ checkpoint, official (``vq_ds16_c2i.pt``, ...) or not, in float32, on the CPU, for inference.
 
+    Names of taming-transformers' VQGAN are read too; its ``config.codebook_l2_norm`` is False.
+
     Raises:
         CheckpointError: the file cannot be read or does not fit ``config``.
     """

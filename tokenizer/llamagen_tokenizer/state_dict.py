@@ -75,7 +75,7 @@ def find_weights(
         kind: the kind to use if the checkpoint has several; None chooses the first of ``network.entries``.
 
     Returns:
-        The weights. If the checkpoint is not one of this network, all of its tensors.
+        The weights by their official names. If the checkpoint is not one of this network, all of its tensors.
 
     Raises:
         CheckpointError: there is no state dict, or it holds something other than dense tensors, two tensors of one
