@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -36,6 +37,8 @@ from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
 from llamagen_server.stages.text import TextStage
 from vllm_llamagen.caption_projection import CaptionProjection
 from vllm_llamagen.weights import CAPTION_PROJECTION
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -276,6 +279,7 @@ class Pipeline:
         if self._weights:
             self._weights.remove()
         self._weights = folder
+        logger.info("new weights, version %d", version)
         return version
 
     def shutdown(self) -> None:
