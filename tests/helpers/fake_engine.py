@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-from llamagen_server.core.errors import EngineStoppedError
+from llamagen_server.core.errors import EngineStoppedError, InvalidRequestError
 from llamagen_server.engine.interface import EngineOutput, EngineRequest
 from vllm_llamagen.guidance_counts import GuidanceCounts
 
@@ -44,6 +44,7 @@ class FakeEngine:
         self.updates: list[Path] = []
         self.update_error: Exception | None = None
         self.update_answers = True
+        self.can_sleep, self.sleeps = True, 0
         self._arrival = asyncio.Condition()
 
     async def until_requested(self, count: int) -> None:
@@ -121,6 +122,15 @@ class FakeEngine:
             raise self.update_error
         self.updates.append(folder)
         self.weights_version = version
+
+    async def sleep(self) -> None:
+        await self.check_health()
+        if not self.can_sleep:
+            raise InvalidRequestError("this engine cannot sleep")
+        self.sleeps += 1
+
+    async def wake_up(self) -> None:
+        self.sleeps -= 1
 
     def shutdown(self) -> None:
         self.dead = True

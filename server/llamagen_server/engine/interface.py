@@ -97,6 +97,19 @@ class Engine(Protocol):
         """
         ...
 
+    async def sleep(self) -> None:
+        """Frees the memory of the GPU: weights wait in the CPU's memory. No request may be running.
+
+        Raises:
+            InvalidRequestError: the engine cannot sleep.
+            EngineError: the engine failed.
+        """
+        ...
+
+    async def wake_up(self) -> None:
+        """Ends `sleep`. Errors are those of `sleep`."""
+        ...
+
     def shutdown(self) -> None:
         """Stops the engine. May be called again; requests then fail with `EngineStoppedError`."""
         ...

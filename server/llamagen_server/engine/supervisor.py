@@ -83,12 +83,25 @@ class SupervisedEngine:
         life = self._life
         return await life.engine.guidance_counts() if life else None
 
-    async def update_weights(self, folder: Path, version: int) -> None:
+    async def sleep(self) -> None:
+        life = await self._running_life()
+        await life.engine.sleep()
+
+    async def wake_up(self) -> None:
+        life = await self._running_life()
+        await life.engine.wake_up()
+
+    async def _running_life(self) -> Life:
+        """Waits until an engine runs."""
         self._supervise()
         while (life := self._life) is None or life.ended.is_set():
             if self._failure:
                 raise self._failure
             await self._changed.wait()
+        return life
+
+    async def update_weights(self, folder: Path, version: int) -> None:
+        life = await self._running_life()
         self._is_updating = True  # the engine answers no ping meanwhile
         try:
             await self._load_weights(life.engine, folder, version, COMPUTING_SECONDS)

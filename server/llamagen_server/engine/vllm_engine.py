@@ -126,6 +126,18 @@ class VLLMEngine:
             raise EngineError(f"the engine could not load new weights: {error}") from None
         self.weights_version = version
 
+    async def sleep(self) -> None:
+        await self._sleeper().sleep(level=1)  # 2 would drop the weights
+
+    async def wake_up(self) -> None:
+        await self._sleeper().wake_up()
+
+    def _sleeper(self) -> EngineClient:
+        llm = self._running()
+        if not llm.model_config.enable_sleep_mode:
+            raise InvalidRequestError("this engine cannot sleep: that needs a GPU and --enable-sleep-mode")
+        return llm
+
     def shutdown(self) -> None:
         # The reference goes too: vLLM's destructor fails when the interpreter is already taking its modules apart.
         llm, self._llm = self._llm, None

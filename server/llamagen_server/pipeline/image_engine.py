@@ -169,6 +169,20 @@ class ImageEngine:
 
         self._wait(resume())
 
+    def sleep(self) -> None:
+        """Waits until nothing is generated, and frees the engine's memory on a GPU, for a trainer on the same device.
+
+        Later calls wait for `wake_up`. Text encoder and image tokenizer stay on the GPU.
+
+        Raises:
+            InvalidRequestError: the engine cannot sleep: it needs a GPU and ``enable_sleep_mode=True``.
+        """
+        self._wait(self._pipeline.sleep())
+
+    def wake_up(self) -> None:
+        """Ends `sleep`."""
+        self._wait(self._pipeline.wake_up())
+
     def close(self) -> None:
         """Stops the engine. May be called again; the end of the program calls it too.
 

@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PAUSE = "pause"
-"""Who holds the gate closed during a pause."""
+PAUSE, SLEEP = "pause", "sleep"
+"""Those who hold the gate closed during a pause, and while the engine sleeps."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Pipeline:
         self.gate = Gate()
         """Requests pass it. While it is closed, nothing is generated."""
         self.weight_update = WeightUpdate(self.update_weights)
-        self._updating = asyncio.Lock()
+        self._changing = asyncio.Lock()
+        """Held by one change of the engine at a time."""
         self._weights: WeightFolder | None = None
 
     async def generate(
@@ -251,6 +252,34 @@ class Pipeline:
         """Ends a `pause`; nothing else if there is none."""
         self.gate.open(PAUSE)
 
+    @property
+    def is_sleeping(self) -> bool:
+        return self.gate.is_held_by(SLEEP)
+
+    async def sleep(self) -> None:
+        """Waits until nothing is generated, and frees the engine's memory on a GPU. Requests wait for `wake_up`.
+
+        Raises:
+            InvalidRequestError: the engine cannot sleep.
+            EngineError: the engine failed.
+        """
+        async with self._changing:
+            if self.is_sleeping:
+                return
+            await self.gate.close(SLEEP)
+            try:
+                await self.engine.sleep()
+            except BaseException:
+                self.gate.open(SLEEP)
+                raise
+
+    async def wake_up(self) -> None:
+        """Ends `sleep`; nothing else if the engine is awake. Errors are those of `sleep`."""
+        async with self._changing:
+            if self.is_sleeping:
+                await self.engine.wake_up()
+                self.gate.open(SLEEP)
+
     async def update_weights(self, weights: Weights, version: int | None = None) -> int:
         """Replaces the weights of the language model in place, when no request is running.
 
@@ -263,11 +292,14 @@ class Pipeline:
 
         Raises:
             ValueError: the weights do not fit the model.
+            InvalidRequestError: the engine sleeps.
             EngineError: the engine failed.
         """
         folder = await asyncio.to_thread(WeightFolder, weights, self.model.config)
         try:
-            async with self._updating, self.gate.closed():
+            async with self._changing, self.gate.closed():
+                if self.is_sleeping:
+                    raise InvalidRequestError("the engine sleeps: wake it up before it gets new weights")
                 version = self.engine.weights_version + 1 if version is None else version
                 await self.engine.update_weights(folder.path, version)
                 if self.text:

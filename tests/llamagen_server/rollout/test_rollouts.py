@@ -16,8 +16,9 @@ from tests.helpers.engine_flags import exact_flags
 from tests.helpers.teacher_forcing import Reference
 from torch import Tensor
 
-from llamagen_server import ImageEngine, ImageRequest, RolloutGroup, RolloutRequest
+from llamagen_server import ImageEngine, ImageRequest, InvalidRequestError, RolloutGroup, RolloutRequest
 from llamagen_server.pipeline.build import open_model
+from vllm_llamagen.vllm_compat import current_platform
 
 pytestmark = pytest.mark.engine
 
@@ -192,6 +193,14 @@ def test_a_pause_holds_calls_back(engine: ImageEngine, kind: str) -> None:
 
     engine.pause()
     assert asyncio.run(paused())
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="a GPU's engine may sleep")
+def test_an_engine_on_a_cpu_does_not_sleep(engine: ImageEngine, kind: str) -> None:
+    before = greedy(engine, kind)
+    with pytest.raises(InvalidRequestError, match="cannot sleep: that needs a GPU and --enable-sleep-mode"):
+        engine.sleep()
+    assert greedy(engine, kind) == before
 
 
 def test_new_weights_outlive_the_engine(engine: ImageEngine, kind: str, model_dir: Path, tmp_path: Path) -> None:

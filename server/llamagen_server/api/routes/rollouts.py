@@ -7,9 +7,9 @@ Names and bodies of the routes for weights are those of vLLM's server, so that i
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llamagen_server.api.dependencies import Client, LoadedPipeline, RequestId
@@ -149,6 +149,14 @@ class Paused(BaseModel):
     is_paused: bool
 
 
+class SleepStatus(BaseModel):
+    status: Literal["sleeping", "awake"]
+
+
+class Sleeping(BaseModel):
+    is_sleeping: bool
+
+
 class WeightInfo(BaseModel):
     weight_version: str
 
@@ -190,6 +198,25 @@ async def resume(pipeline: LoadedPipeline) -> Message:
 @router.get("/is_paused", responses=errors(503))
 async def is_paused(pipeline: LoadedPipeline) -> Paused:
     return Paused(is_paused=pipeline.is_paused)
+
+
+@router.post("/sleep", responses=errors(400, 503))
+async def sleep(pipeline: LoadedPipeline, level: Annotated[int, Query(ge=1, le=1)] = 1) -> SleepStatus:
+    """Waits until nothing is generated, and frees the engine's memory on a GPU; requests wait until `/wake_up`."""
+    await pipeline.sleep()
+    return SleepStatus(status="sleeping")
+
+
+@router.post("/wake_up", responses=errors(400, 503))
+async def wake_up(pipeline: LoadedPipeline) -> SleepStatus:
+    """Ends the engine's sleep."""
+    await pipeline.wake_up()
+    return SleepStatus(status="awake")
+
+
+@router.get("/is_sleeping", responses=errors(503))
+async def is_sleeping(pipeline: LoadedPipeline) -> Sleeping:
+    return Sleeping(is_sleeping=pipeline.is_sleeping)
 
 
 @router.get("/weight_info", responses=errors(503))

@@ -113,6 +113,39 @@ async def test_a_pause_holds_requests_back(client: httpx.AsyncClient) -> None:
     assert (await client.get("/is_paused")).json() == {"is_paused": False}
 
 
+async def test_requests_wait_while_the_engine_sleeps(
+    client: httpx.AsyncClient, class_model_dir: Path, tmp_path: Path
+) -> None:
+    engine = engine_of(client)
+    assert (await client.post("/sleep")).json() == {"status": "sleeping"}
+    await client.post("/sleep?level=1")  # twice is once
+    assert engine.sleeps == 1
+    assert (await client.get("/is_sleeping")).json() == {"is_sleeping": True}
+    waiting = asyncio.create_task(client.post("/generate", json={"class_id": 1, "response_format": "codes"}))
+    file = tmp_path / "new.safetensors"
+    save_file(load_file(class_model_dir / "model.safetensors"), file)
+    await client.post("/start_weight_update")
+    await client.post("/update_weights", json={"update_info": {"path": str(file)}})
+    reply = await client.post("/finish_weight_update")
+    assert reply.status_code == 400
+    assert "wake it up before it gets new weights" in reply.json()["error"]["message"]
+    assert not engine.requests
+    for _ in range(2):
+        assert (await client.post("/wake_up")).json() == {"status": "awake"}
+    assert (await waiting).status_code == 200
+    assert engine.sleeps == 0
+    assert not engine.updates
+
+
+async def test_an_engine_that_cannot_sleep_goes_on(client: httpx.AsyncClient) -> None:
+    engine_of(client).can_sleep = False
+    reply = await client.post("/sleep")
+    assert reply.status_code == 400
+    assert (await client.get("/is_sleeping")).json() == {"is_sleeping": False}
+    assert (await client.post("/generate", json={"class_id": 1, "response_format": "codes"})).status_code == 200
+    assert (await client.post("/sleep?level=2")).status_code == 400
+
+
 async def test_an_update_is_all_or_nothing(client: httpx.AsyncClient, class_model_dir: Path, tmp_path: Path) -> None:
     async def fails(path: str, body: object, message: str) -> None:
         reply = await client.post(path, json=body)
