@@ -275,3 +275,42 @@ def test_log_probabilities_of_the_branches_need_their_columns(class_model: Golde
         params = SamplingParams(logprobs=number, extra_args={"branch_logprobs": True})
         with pytest.raises(VLLMValidationError, match=f"branch_logprobs needs logprobs 2, not {number}"):
             class_model.llm.generate([class_model.prompt(0)], params, use_tqdm=False)
+
+
+@pytest.mark.parametrize("name", ["class_model", "text_model"])
+def test_implausible_codes_are_excluded_before_mixing(request: pytest.FixtureRequest, name: str) -> None:
+    """Logits of reference steps, each request with a floor of its own, some with none; also beside forced tokens."""
+    model: Golden = request.getfixturevalue(name)
+    expected = model.expected
+    count = expected["cond_logits"].shape[1]
+    steps = expected.get("logit_steps", torch.arange(count)).tolist()
+    prompts, params, wanted = [], [], []
+    for row, step in enumerate(steps[:24]):
+        conditional, unconditional = expected["cond_logits"][0][row], expected["uncond_logits"][0][row]
+        floor, scale = (0.0, 0.05, 0.3, 1.0)[row % 4], (1.0, 4.0, 7.5)[row % 3]
+        prompts.append(model.prompt(0, expected["codes"][0][:step]))
+        guidance = {"cfg_scale": scale, "cfg_min_p": floor, "branch_logprobs": row % 8 == 1}
+        number = 2 if row % 8 == 1 else -1
+        params.append(
+            SamplingParams(temperature=0, max_tokens=1, logprobs=number, detokenize=False, extra_args=guidance)
+        )
+        probabilities = conditional.softmax(-1)
+        kept = probabilities >= floor * probabilities.max()
+        mixed = unconditional + scale * (conditional - unconditional)
+        wanted.append(mixed.masked_fill(~kept, -math.inf))
+    outputs = model.llm.generate(prompts, params, use_tqdm=False)
+    assert 1 < sum(int(logits.isfinite().sum()) == 1 for logits in wanted) < len(wanted)
+    for output, logits in zip(outputs, wanted, strict=True):
+        [row] = output.outputs[0].logprobs
+        assert output.outputs[0].token_ids[0] == int(logits.argmax())
+        if len(row) > 3:
+            got = torch.tensor([row[code].logprob for code in range(model.config.codebook_size)])
+            torch.testing.assert_close(got, logits, atol=1e-3, rtol=0)
+
+
+def test_a_forced_token_may_be_implausible(class_model: Golden) -> None:
+    codes = class_model.expected["cond_logits"][0].argmin(-1)  # the least likely ones
+    guidance = {"cfg_scale": 4.0, "cfg_min_p": 0.9, "forced_tokens": codes.tolist()}
+    params = SamplingParams(temperature=1, seed=1, max_tokens=64, detokenize=False, extra_args=guidance)
+    [output] = class_model.llm.generate([class_model.prompt(0)], params, use_tqdm=False)
+    assert list(output.outputs[0].token_ids) == codes.tolist()

@@ -8,13 +8,17 @@ A request sets its guidance in ``SamplingParams.extra_args``:
   that is image tokens 0 to k + 1; later tokens are conditional only (official ``generate`` and ``decode_n_tokens``).
 - ``cfg_schedule``: the scale over the image. ``constant``; ``linear`` from 1 at the first token to ``cfg_scale`` at the
   last; ``cosine``, the same along half a cosine wave. (Rising schedules: arXiv 2404.13040.)
+- ``cfg_min_p``: number from 0 to 1. Codes whose conditional probability is below ``cfg_min_p`` times that of the most
+  likely code are excluded before mixing; 0, the official behaviour, keeps every code. Where both branches give a code
+  almost no probability, their ratio is noise, which a large scale raises to a power (plausibility constraint of
+  contrastive decoding, arXiv 2210.15097).
 - ``start_index``: index of the first sampled image token. The prompt holds the tokens before it (the prefix tokens).
 - ``forced_tokens``: codes of the image tokens in raster order, -1 where the model samples. A forced token is taken
   whatever its logit, and has log-probability 0.
 - ``branch_logprobs``: true returns, with each code, what the conditional and the unconditional branch alone give it
   (`vllm_llamagen.branch_logprobs`).
 
-A request without ``cfg_scale`` gets the one in the model directory's ``generation_config.json``, else 1.
+A request without ``cfg_scale`` or ``cfg_min_p`` gets the model's, from ``generation_config.json``, else 1 and 0.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ class Guidance(NamedTuple):
     start_index: int = 0
     forced_tokens: tuple[int, ...] = ()
     branch_logprobs: bool = False
+    min_p: float = 0.0
 
     @classmethod
     def from_params(cls, params: SamplingParams, default: Guidance) -> Guidance:
@@ -55,6 +60,7 @@ class Guidance(NamedTuple):
         args = params.extra_args or {}
         scale, interval = args.get("cfg_scale", default.scale), args.get("cfg_interval", default.interval)
         schedule, start_index = args.get("cfg_schedule", "constant"), args.get("start_index", 0)
+        min_p = args.get("cfg_min_p", default.min_p)
         forced, branch_logprobs = args.get("forced_tokens", ()), args.get("branch_logprobs", False)
         if not _is_number(scale, int | float) or not 0 <= scale <= MAX_SCALE:
             raise ValueError(f"cfg_scale is {scale!r}, must be a number from 0 to {MAX_SCALE}")
@@ -68,9 +74,11 @@ class Guidance(NamedTuple):
             _is_number(code, int) and -1 <= code <= MAX_INT for code in forced
         ):
             raise ValueError("forced_tokens must be a list of codes, with -1 where the model samples")
+        if not _is_number(min_p, int | float) or not 0 <= min_p <= 1:
+            raise ValueError(f"cfg_min_p is {min_p!r}, must be a number from 0 to 1")
         if not isinstance(branch_logprobs, bool):
             raise ValueError(f"branch_logprobs is {branch_logprobs!r}, must be true or false")
-        return cls(float(scale), interval, schedule, start_index, tuple(forced), branch_logprobs)
+        return cls(float(scale), interval, schedule, start_index, tuple(forced), branch_logprobs, float(min_p))
 
     def scales(self, num_tokens: int) -> list[float]:
         """Returns the scale of each image token."""
@@ -92,10 +100,11 @@ class Guidance(NamedTuple):
 
 
 def default_guidance(vllm_config: VllmConfig) -> Guidance:
-    """Returns the guidance of requests that set none: the model directory's scale, on every token."""
-    if vllm_config.model_config.hf_config.cfg_branches == 1:
-        return Guidance()
-    return Guidance(scale=float(vllm_config.model_config.try_get_generation_config().get("cfg_scale", 1.0)))
+    """Returns the guidance of requests that set none: the model directory's scale and floor, on every token."""
+    stored = vllm_config.model_config.try_get_generation_config()
+    has_guidance = vllm_config.model_config.hf_config.cfg_branches == 2
+    scale = float(stored.get("cfg_scale", 1.0)) if has_guidance else 1.0
+    return Guidance(scale, min_p=float(stored.get("cfg_min_p", 0.0)))
 
 
 def _is_number(value: Any, kind: Any) -> bool:
@@ -118,6 +127,21 @@ def mix_branches(rows: Tensor, scale: Tensor) -> Tensor:
     return torch.lerp(unconditional, conditional, scale[:, None])
 
 
+def exclude_implausible(mixed: Tensor, conditional: Tensor, min_p: Tensor) -> Tensor:
+    """Excludes codes that the conditional branch gives less than ``min_p`` times the most likely one's probability.
+
+    Args:
+        mixed: logits after mixing, [n, codebook_size].
+        conditional: logits of the conditional branch, [n, codebook_size], float32.
+        min_p: [n], float32; 0 excludes none.
+
+    Returns:
+        [n, codebook_size]; -inf where a code is excluded.
+    """
+    least = conditional.amax(dim=1, keepdim=True) + min_p.log()[:, None]
+    return mixed.masked_fill(conditional < least, -math.inf)
+
+
 def pad_vocab(logits: Tensor, vocab_size: int) -> Tensor:
     """Pads logits [n, codebook_size] with -inf to [n, vocab_size]: the ids after the codebook are never sampled."""
     return torch.nn.functional.pad(logits, (0, vocab_size - logits.shape[-1]), value=-math.inf)
@@ -133,6 +157,7 @@ def force_tokens(logits: Tensor, codes: Tensor) -> Tensor:
     Returns:
         [n, vocab_size]; all but the forced code are -inf.
     """
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    excluded = (codes[:, None] >= 0) & (columns != codes[:, None])
-    return logits.masked_fill(excluded, -math.inf)
+    is_forced = codes[:, None] >= 0
+    is_code = torch.arange(logits.shape[1], device=logits.device) == codes[:, None]
+    logits = logits.masked_fill(is_code & logits.isneginf(), 0.0)  # a code that was excluded
+    return logits.masked_fill(is_forced & ~is_code, -math.inf)

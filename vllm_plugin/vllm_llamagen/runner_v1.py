@@ -11,7 +11,14 @@ from vllm import SamplingParams
 
 from vllm_llamagen.admission import check_params, check_unguided_params
 from vllm_llamagen.branch_logprobs import write_branch_logprobs
-from vllm_llamagen.guidance import Guidance, default_guidance, force_tokens, mix_branches, pad_vocab
+from vllm_llamagen.guidance import (
+    Guidance,
+    default_guidance,
+    exclude_implausible,
+    force_tokens,
+    mix_branches,
+    pad_vocab,
+)
 from vllm_llamagen.guidance_counts import ImageGuidance, count_unguided
 from vllm_llamagen.vllm_compat import (
     BatchUpdate,
@@ -60,7 +67,7 @@ class GuidanceV1(LogitsProcessorV1):
         guidance = Guidance.from_params(params, self.default)
         forced = guidance.forced(self.num_tokens, self.codebook_size) if guidance.forced_tokens else []
         scales = guidance.scales(self.num_tokens)
-        return _Request(scales, forced, guidance.start_index, output_ids, guidance.branch_logprobs)
+        return _Request(scales, forced, guidance.start_index, output_ids, guidance.branch_logprobs, guidance.min_p)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Logits of all branches [n, branches * codebook_size] -> [n, vocab_size], float32."""
@@ -85,9 +92,16 @@ class GuidanceV1(LogitsProcessorV1):
         scales = [request.current(request.scales) for request in rows]
         if scales != self.scales:
             self.scales, self.scale = scales, torch.tensor(scales, device=self.device)
-        mixed = mix_branches(logits, self.scale)
+        mixed = self.exclude_implausible(mix_branches(logits, self.scale), logits, rows)
         note_rows(rows, mixed=logits.shape[1] == 2 * self.codebook_size)
         return pad_vocab(mixed, self.vocab_size)
+
+    def exclude_implausible(self, mixed: Tensor, logits: Tensor, rows: list[_Request]) -> Tensor:
+        min_p = [request.min_p for request in rows]
+        if not any(min_p):
+            return mixed
+        conditional = logits[:, : self.codebook_size].float()
+        return exclude_implausible(mixed, conditional, torch.tensor(min_p, device=self.device))
 
     def _unknown_request(self, row: int) -> _Request:
         """Returns a stand-in for a request that the runner never reported: nobody knows its scale."""
@@ -107,9 +121,10 @@ class _Request:
         start_index: int,
         output_ids: list[int],
         branch_logprobs: bool = False,
+        min_p: float = 0.0,
     ) -> None:
         self.scales, self.forced, self.start_index, self.output_ids = scales, forced, start_index, output_ids
-        self.branch_logprobs = branch_logprobs
+        self.branch_logprobs, self.min_p = branch_logprobs, min_p
         self.image = ImageGuidance(any(scale != 1 for scale in scales[start_index:]), len(output_ids))
 
     def current(self, table: Sequence[T]) -> T:
@@ -132,7 +147,7 @@ class UnguidedV1(GuidanceV1):
 
     def mix(self, logits: Tensor, rows: list[_Request]) -> Tensor:
         note_rows(rows, mixed=False)
-        return pad_vocab(logits.float(), self.vocab_size)
+        return pad_vocab(self.exclude_implausible(logits.float(), logits, rows), self.vocab_size)
 
 
 class BranchSampler(SamplerV1):

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from vllm_llamagen.branch_logprobs import write_branch_logprobs
 from vllm_llamagen.decode_window import WindowSampler
-from vllm_llamagen.guidance import Guidance, default_guidance, force_tokens, mix_branches, pad_vocab
+from vllm_llamagen.guidance import (
+    Guidance,
+    default_guidance,
+    exclude_implausible,
+    force_tokens,
+    mix_branches,
+    pad_vocab,
+)
 from vllm_llamagen.guidance_counts import ImageGuidance
 from vllm_llamagen.vllm_compat import DefaultModelState, async_tensor_h2d
 
@@ -43,6 +50,7 @@ class Rows(NamedTuple):
     """[n], int64: the index in the image of the token that each row samples."""
     any_forced: bool
     any_branch_logprobs: bool
+    any_min_p: bool
 
 
 class Entry(NamedTuple):
@@ -53,6 +61,7 @@ class Entry(NamedTuple):
     forced: list[int]
     """[num_image_tokens]."""
     offset: int
+    min_p: float
 
 
 class Sampled(NamedTuple):
@@ -81,11 +90,13 @@ class GuidanceV2:
         self.default = default_guidance(vllm_config)
         self.device = device
         self.scales = torch.ones((size, self.num_tokens), device=device)
+        self.min_p = torch.zeros(size, device=device)
         self.forced = torch.full((size, self.num_tokens), -1, device=device)
         self.offset = torch.zeros(size, dtype=torch.int64, device=device)
         """From a position in the sequence to the index in the image of the token that is sampled after it."""
         self.has_forced = np.zeros(size, dtype=bool)
         self.wants_branches = np.zeros(size, dtype=bool)
+        self.has_min_p = np.zeros(size, dtype=bool)
         self.branch_logits: Tensor | None = None
         """[n, 2, codebook_size], of the rows that were mixed last, if one of them wants `branch_logprobs`."""
         self.entered: dict[int, Entry] = {}
@@ -107,9 +118,10 @@ class GuidanceV2:
         guidance = Guidance.from_params(params, self.default)
         scales = np.array(guidance.scales(self.num_tokens), dtype=np.float32)
         forced = guidance.forced(self.num_tokens, self.codebook_size)
-        self.entered[slot] = Entry(scales, forced, guidance.start_index + 1 - prompt_len)
+        self.entered[slot] = Entry(scales, forced, guidance.start_index + 1 - prompt_len, guidance.min_p)
         self.has_forced[slot] = bool(guidance.forced_tokens)
         self.wants_branches[slot] = guidance.branch_logprobs
+        self.has_min_p[slot] = guidance.min_p > 0
         self.prompt_lens[slot] = prompt_len
         self.images.pop(slot, None)
         if is_image:
@@ -120,10 +132,11 @@ class GuidanceV2:
         if not self.entered:
             return
         index = self._to_device(list(self.entered), np.int64)
-        scales, forced, offsets = zip(*self.entered.values(), strict=True)
+        scales, forced, offsets, min_ps = zip(*self.entered.values(), strict=True)
         self.scales[index] = self._to_device(scales, np.float32)
         self.forced[index] = self._to_device(forced, np.int64)
         self.offset[index] = self._to_device(offsets, np.int64)
+        self.min_p[index] = self._to_device(min_ps, np.float32)
         self.entered.clear()
 
     def _to_device(self, values: Sequence[Any], dtype: type[np.generic]) -> Tensor:
@@ -139,8 +152,8 @@ class GuidanceV2:
             slots_np: the requests of the step, on the host.
         """
         tokens = (positions + self.offset[slots]).clamp_(0, self.num_tokens - 1)
-        any_forced, any_branches = self.has_forced[slots_np].any(), self.wants_branches[slots_np].any()
-        self.rows = Rows(slots, tokens, bool(any_forced), bool(any_branches))
+        flags = (self.has_forced, self.wants_branches, self.has_min_p)
+        self.rows = Rows(slots, tokens, *(bool(flag[slots_np].any()) for flag in flags))
         self.has_images = not self.images.keys().isdisjoint(slots_np.tolist())
 
     def expect(self, sampled: Sampled) -> None:
@@ -168,6 +181,7 @@ class GuidanceV2:
                 raise RuntimeError("vLLM asks for logits of rows that it has not announced: they would not be guided")
             rows = None  # vLLM warms up, and also computes the logits of prompts, which no image may ask for
         self.branch_logits = self._branch_logits(hidden_states, head) if rows and rows.any_branch_logprobs else None
+        unmixed = hidden_states
         if self.branches == 2:
             scale = self.scales[rows.slots, rows.tokens] if rows else hidden_states.new_ones(1, dtype=torch.float32)
             hidden_states = mix_branches(hidden_states, scale)
@@ -177,7 +191,10 @@ class GuidanceV2:
         logits = head(hidden_states.float())
         if logits is None:
             return None
-        logits = pad_vocab(logits.float(), self.vocab_size)
+        logits = logits.float()
+        if rows and rows.any_min_p:
+            logits = exclude_implausible(logits, self._conditional(unmixed, head), self.min_p[rows.slots])
+        logits = pad_vocab(logits, self.vocab_size)
         if rows is None or not rows.any_forced:
             return logits
         return force_tokens(logits, self.forced[rows.slots, rows.tokens])
@@ -186,6 +203,14 @@ class GuidanceV2:
         count, width = hidden_states.shape
         logits = head(hidden_states.float().view(2 * count, width // 2))
         return None if logits is None else logits.float().view(count, 2, -1)
+
+    def _conditional(self, unmixed: Tensor, head: Callable[[Tensor], Tensor | None]) -> Tensor:
+        """Returns the logits of the conditional branch, which may be there already."""
+        if self.branch_logits is not None:
+            return self.branch_logits[:, 0]
+        logits = head(unmixed[:, : unmixed.shape[1] // self.branches].float())
+        assert logits is not None
+        return logits.float()
 
     def write_branch_logprobs(self, output: SamplerOutput, slots: np.ndarray) -> None:
         """Adds the log-probabilities of the branches to what was sampled.

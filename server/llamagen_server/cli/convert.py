@@ -86,6 +86,7 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 def _add_sampling_defaults(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--cfg-scale", type=float, metavar="S", help="default guidance scale (default: 4.0 for classes, 7.5 for text)")
+    add("--cfg-min-p", type=float, metavar="P", help="default floor of a code's conditional probability (default: 0)")
     add("--temperature", type=float, metavar="T", help="default temperature (default: 1.0)")
     add("--top-k", type=int, metavar="K", help="default top-k, 0 is off (default: 2000 for classes, 1000 for text)")
     add("--top-p", type=float, metavar="P", help="default top-p (default: 1.0)")

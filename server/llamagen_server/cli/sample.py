@@ -230,7 +230,7 @@ def make_plan(args: argparse.Namespace, model: ModelDir) -> SamplePlan:
         request = ImageRequest(**sampling_fields(args))
     except ValidationError as error:
         raise ValueError(describe(error.errors()[0])[0]) from None
-    names = ("cfg_scale", "cfg_interval", "cfg_schedule", "temperature", "top_k", "top_p")
+    names = ("cfg_scale", "cfg_interval", "cfg_schedule", "cfg_min_p", "temperature", "top_k", "top_p")
     sampling = {name: getattr(request, name) for name in names}
     plan = partial(SamplePlan, first_seed=args.first_seed, sampling=sampling)
     if model.config.condition == "text":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-NAMES = ("cfg_scale", "guidance_scale", "cfg_interval", "cfg_schedule", "temperature", "top_k", "top_p")
+NAMES = ("cfg_scale", "guidance_scale", "cfg_interval", "cfg_schedule", "cfg_min_p", "temperature", "top_k", "top_p")
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -14,6 +14,13 @@ def add_sampling_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup
     add("--guidance-scale", type=float, help="an alias of --cfg-scale; give only one")
     add("--cfg-interval", type=int, metavar="K", default=-1, help="guide only image tokens 0 to K + 1 (default: all)")
     add("--cfg-schedule", default="constant", help="constant, linear or cosine (default: constant)")
+    add(
+        "--cfg-min-p",
+        type=float,
+        metavar="P",
+        help="exclude codes whose conditional probability is below P times that of the most likely code (default: the "
+        "model's)",
+    )
     add("--temperature", type=float, help="sampling temperature; 0 is greedy (default: the model's)")
     add(
         "--top-k",

@@ -112,7 +112,7 @@ def _encoder_to_copy(options: ConvertOptions, config: LlamaGenConfig) -> Path | 
 
 
 def _defaults(options: ConvertOptions, config: LlamaGenConfig) -> SamplingDefaults:
-    given = {name: getattr(options, name) for name in ("cfg_scale", "temperature", "top_k", "top_p")}
+    given = {name: getattr(options, name) for name in ("cfg_scale", "cfg_min_p", "temperature", "top_k", "top_p")}
     return replace(OFFICIAL_DEFAULTS[config.condition], **{k: v for k, v in given.items() if v is not None})
 
 

@@ -71,6 +71,11 @@ class ImageRequest(BaseModel):
     cfg_schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="The scale over the image: constant, or rising from 1 to cfg_scale."
     )
+    cfg_min_p: Annotated[Float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Excludes codes with a conditional probability below cfg_min_p times that of the most likely code; "
+        "0 keeps every code.",
+    )
     temperature: Annotated[Float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = Field(
         default=None, description="Sampling temperature; 0 always picks the most likely code."
     )

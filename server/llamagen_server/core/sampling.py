@@ -28,6 +28,8 @@ class Sampling:
     """Probability mass of the codes that are kept, 0 < p <= 1."""
     seed: int
     """Seed of the random numbers, >= 0."""
+    cfg_min_p: float = 0.0
+    """0 to 1: excludes codes whose conditional probability is below this share of the most likely code's."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,10 @@ class SamplingDefaults:
     temperature: float
     top_k: int
     top_p: float
+    cfg_min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in (("cfg_scale", MAX_SCALE), ("temperature", MAX_TEMPERATURE)):
+        for name, most in (("cfg_scale", MAX_SCALE), ("temperature", MAX_TEMPERATURE), ("cfg_min_p", 1)):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= most:
                 raise ValueError(f"{name} is {value!r}, must be a number from 0 to {most:g}")

@@ -172,6 +172,7 @@ class VLLMEngine:
             "cfg_scale": sampling.cfg_scale,
             "cfg_interval": sampling.cfg_interval,
             "cfg_schedule": sampling.cfg_schedule,
+            "cfg_min_p": sampling.cfg_min_p,
             "start_index": len(request.prefix_tokens),
             "branch_logprobs": request.branch_logprobs,
         }

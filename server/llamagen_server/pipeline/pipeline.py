@@ -414,6 +414,7 @@ class Pipeline:
             cfg_scale=_given(request.cfg_scale, defaults.cfg_scale),
             cfg_interval=request.cfg_interval,
             cfg_schedule=request.cfg_schedule,
+            cfg_min_p=_given(request.cfg_min_p, defaults.cfg_min_p),
             temperature=_given(request.temperature, defaults.temperature),
             top_k=_given(request.top_k, defaults.top_k),
             top_p=_given(request.top_p, defaults.top_p),

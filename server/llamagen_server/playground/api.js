@@ -13,7 +13,7 @@ import { events } from "./sse.js";
  * @property {number} image_size pixels per side
  * @property {number} grid_size image tokens per side
  * @property {boolean} guided whether the server runs both branches; false: cfg_scale must be 1
- * @property {{ cfg_scale: number, temperature: number, top_k: number, top_p: number }} defaults
+ * @property {{ cfg_scale: number, cfg_min_p: number, temperature: number, top_k: number, top_p: number }} defaults
  * @property {number} [num_classes] of a class model
  * @property {Record<string, string[]>} [labels] names of each class id, if the model has labels
  */

@@ -9,6 +9,7 @@
  * @property {number} [cfg_scale]
  * @property {number} [cfg_interval]
  * @property {string} [cfg_schedule]
+ * @property {number} [cfg_min_p]
  * @property {number} [temperature]
  * @property {number} [top_k]
  * @property {number} [top_p]
@@ -47,6 +48,7 @@ const SAMPLING_NAMES = /** @type {const} */ ({
   cfg_interval: "interval",
   cfg_schedule: "schedule",
   temperature: "temperature",
+  cfg_min_p: "floor",
   top_k: "top-k",
   top_p: "top-p",
 });

@@ -6,7 +6,7 @@ import { guidanceCurve } from "./guidance_curve.js";
 /** @import { Recipe } from "./recipe.js" */
 
 const GUIDANCE = /** @type {const} */ (["cfg_scale", "cfg_interval", "cfg_schedule"]);
-const SAMPLING = /** @type {const} */ (["temperature", "top_k", "top_p"]);
+const SAMPLING = /** @type {const} */ (["temperature", "cfg_min_p", "top_k", "top_p"]);
 const MAX_SEED = 2 ** 32 - 1;
 
 export const randomSeed = () => Math.floor(Math.random() * (MAX_SEED + 1));

@@ -54,7 +54,9 @@ def describe_samples(
         side: side of the stored images in pixels.
         engine: flags of the engine that change rounding.
     """
-    defaults = {field: getattr(model.defaults, field) for field in ("cfg_scale", "temperature", "top_k", "top_p")}
+    defaults = {
+        field: getattr(model.defaults, field) for field in ("cfg_scale", "cfg_min_p", "temperature", "top_k", "top_p")
+    }
     chosen = {field: value for field, value in plan.sampling.items() if value is not None}
     settings: dict[str, Any] = {
         "model": name,

@@ -49,7 +49,7 @@ class Scenario:
         model = {
             "id": f"tiny-{self.condition}", "object": "model", "created": 0, "owned_by": "llamagen-serve",
             "condition": self.condition, "image_size": SIZE, "grid_size": GRID, "guided": self.guided,
-            "defaults": {"cfg_scale": 3.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
+            "defaults": {"cfg_scale": 3.0, "cfg_min_p": 0.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
         }  # fmt: skip
         return model | ({"num_classes": 1000} if self.condition == "class" else {})
 

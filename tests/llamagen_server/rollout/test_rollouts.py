@@ -52,10 +52,15 @@ def ask(condition: int | str, **fields: object) -> RolloutRequest:
     return RolloutRequest(**{name: condition, **fields})  # type: ignore[arg-type]
 
 
-def guided_logprobs(logits: Tensor, scales: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+def guided_logprobs(
+    logits: Tensor, scales: Tensor, temperature: float, top_k: int, top_p: float, cfg_min_p: float
+) -> Tensor:
     """The distribution that codes are sampled from, [tokens, codebook]; written down anew."""
     conditional, unconditional = logits
     mixed = (unconditional + scales[:, None] * (conditional - unconditional)) / temperature
+    probabilities = conditional.softmax(-1)
+    floor = cfg_min_p * probabilities.max(-1, keepdim=True).values
+    mixed = mixed.masked_fill(probabilities < floor, -math.inf)
     if top_k:
         smallest = mixed.topk(top_k).values[:, -1:]
         mixed = mixed.masked_fill(mixed < smallest, -math.inf)
@@ -72,6 +77,8 @@ SETTINGS = [
     {"cfg_scale": 4.0, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "cfg_interval": 20},
     {"cfg_scale": 7.5, "temperature": 1.3, "top_k": 0, "top_p": 0.9, "cfg_schedule": "cosine"},
     {"cfg_scale": 2.0, "temperature": 1.0, "top_k": 100, "top_p": 0.8, "cfg_schedule": "linear", "cfg_interval": 40},
+    {"cfg_scale": 7.5, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "cfg_min_p": 0.1},
+    {"cfg_scale": 1.0, "temperature": 1.2, "top_k": 40, "top_p": 0.95, "cfg_min_p": 0.4},
 ]
 
 
@@ -110,6 +117,7 @@ def assert_group(group: RolloutGroup, condition: int | str, settings: dict[str, 
         np.testing.assert_allclose(rollout.conditional_logprobs, branches[0], atol=1e-4)
         np.testing.assert_allclose(rollout.unconditional_logprobs, branches[1], atol=1e-4)
         choice = {name: settings[name] for name in ("temperature", "top_k", "top_p")}
+        choice["cfg_min_p"] = settings.get("cfg_min_p", 0.0)
         policy = guided_logprobs(logits, scales, **choice)  # type: ignore[arg-type]
         np.testing.assert_allclose(rollout.logprobs, policy.gather(1, codes[:, None])[:, 0], atol=1e-4)
         assert abs(rollout.conditional_logprobs - rollout.unconditional_logprobs).max() > 0.1

@@ -12,7 +12,7 @@ async def test_the_model_describes_itself(class_client: httpx.AsyncClient, class
     [listed] = (await class_client.get("/v1/models")).json()["data"]
     assert listed["condition"] == "class"
     assert (listed["image_size"], listed["grid_size"], listed["guided"]) == (64, 8, True)
-    assert listed["defaults"].keys() == {"cfg_scale", "temperature", "top_k", "top_p"}
+    assert listed["defaults"].keys() == {"cfg_scale", "cfg_min_p", "temperature", "top_k", "top_p"}
     one = (await class_client.get("/v1/models/tiny")).json()
     assert one == listed
     assert (await class_client.get("/v1/models/other")).status_code == 404
