@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from tests.helpers.encoder_files import make_word_tokenizer, write_t5
 
 from llamagen_server.engine.environment import set_process_defaults
 
@@ -96,36 +97,11 @@ def word_tokenizer() -> Callable[[list[str], str], PreTrainedTokenizerFast]:
     return make_word_tokenizer
 
 
-def make_word_tokenizer(special: list[str], template: str) -> PreTrainedTokenizerFast:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    words = [
-        "a", "the", "red", "green", "blue", "small", "large", "circle", "square", "star", "on", "in", "left", "right",
-        "of", "and", "with", "photo", "cat", "dog",
-    ]  # fmt: skip
-    vocab = {token: i for i, token in enumerate([*special, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[(token, vocab[token]) for token in special if token in template.split()]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=special[0], unk_token="<unk>")
-
-
 @pytest.fixture(scope="session")
 def tiny_t5_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A T5 encoder of width 64, random weights, with a tokenizer of whole words ending in ``</s>``."""
-    import torch
-    from transformers import T5Config, T5EncoderModel
-
     directory = tmp_path_factory.mktemp("t5")
-    tokenizer = make_word_tokenizer(["<pad>", "</s>", "<unk>"], "$A </s>")
-    tokenizer.save_pretrained(directory)
-    config = T5Config(vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        T5EncoderModel(config).save_pretrained(directory)
+    write_t5(directory, width=64, layers=2)
     return directory
 
 

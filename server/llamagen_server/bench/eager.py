@@ -94,7 +94,9 @@ class EagerGPT(nn.Module):
 
     @torch.inference_mode()
     @sdpa_kernel([SDPBackend.MATH, SDPBackend.CUDNN_ATTENTION])
-    def generate(self, classes: Tensor, cfg_scale: float, top_k: int, temperature: float = 1.0) -> Tensor:
+    def generate(
+        self, classes: Tensor, cfg_scale: float, top_k: int, temperature: float = 1.0, tokens: int | None = None
+    ) -> Tensor:
         """Generates one image per class.
 
         Args:
@@ -102,6 +104,7 @@ class EagerGPT(nn.Module):
             cfg_scale: guidance scale; a model with one branch ignores it.
             top_k: number of most likely codes that are kept; 0 keeps every code.
             temperature: 0 always takes the most likely code.
+            tokens: number of image tokens to generate, from the first; None: all.
 
         Returns:
             The codes in raster order, int64 [images, tokens].
@@ -109,7 +112,7 @@ class EagerGPT(nn.Module):
         null = torch.full_like(classes, self.config.num_classes)
         hidden = self.cls_embedding(torch.cat([classes, null]) if self.branches == 2 else classes)[:, None]
         codes: list[Tensor] = []
-        for position in range(self.config.num_image_tokens):
+        for position in range(tokens or self.config.num_image_tokens):
             logits = self._step(hidden, position)
             if self.branches == 2:
                 cond, uncond = logits.chunk(2)
