@@ -6,7 +6,7 @@ V2 := VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1
 FAULTS := $(addprefix tests/faults/,engine_ends.py poisoned_request.py vanishing_clients.py overload.py soak.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve image test v2-test deploy-test fault-test lint types bench gpu-report clean runtime dev v2 node
+.PHONY: help serve image test v2-test shapes-test deploy-test fault-test lint types bench gpu-report clean runtime dev v2 node
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start v
 
 v2-test: v2 ## run the tests of the model on vLLM's V2 model runner, with Triton's interpreter
 	$(V2) $(BIN)/python -m pytest tests/vllm_llamagen tests/scripts -m engine $(ARGS)
+
+shapes-test: dev ## convert and serve every official model with random weights (ARGS='--only c2i-B-256' for one)
+	@$(BIN)/python -m scripts.official_shapes $(ARGS)
 
 deploy-test: dev ## run the tests of deploy/: chart, alerts, proxy, Ray Serve (needs prometheus and haproxy)
 	$(BIN)/python -m pytest deploy/tests $(ARGS)

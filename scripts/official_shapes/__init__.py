@@ -1,0 +1,1 @@
+"""``make shapes-test``: every official model with random weights, converted and served."""
