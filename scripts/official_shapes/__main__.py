@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -42,12 +43,11 @@ def main() -> int:
     """Returns the exit status: 0 if every chosen shape passed."""
     parser = argparse.ArgumentParser(prog="python -m scripts.official_shapes", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[*MODELS, "vq-ds8-c2i"], help="names of shapes (default: all)")
-    parser.add_argument("--tokens", type=int, default=16, help="image tokens of each comparison (default: 16)")
-    parser.add_argument(
-        "--whole", nargs="*", default=["B", "L"], help="sizes that generate whole images (default: B L)"
-    )
+    parser.add_argument("--tokens", type=int, default=8, help="image tokens of each comparison (default: 8)")
+    parser.add_argument("--whole", nargs="*", default=["B"], help="sizes that generate whole images (default: B)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: float32, but bfloat16 for 3B")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the engine and removes the files too
     set_process_defaults()
     chosen = args.only or [*MODELS, "vq-ds8-c2i"]
     rows, failed = [], []

@@ -48,7 +48,8 @@ async def serve(directory: Path, dtype: str, tokens: int, whole: bool) -> Served
     """
     model = open_model(directory)
     start = time.perf_counter()
-    pipeline = build_pipeline(model, default_flags(enforce_eager=True, max_num_seqs=1, dtype=dtype))
+    flags = default_flags(enforce_eager=True, max_num_seqs=1, dtype=dtype)
+    pipeline = build_pipeline(model, flags, own_process_group=True)
     start_s = time.perf_counter() - start
     try:
         codes = await first_codes(pipeline, tokens, seed=0)

@@ -33,6 +33,8 @@ def test_greedy_codes_equal_the_official_ones(
     for key, codes in expected.items():
         if match := re.fullmatch(rf"{name}\.greedy\.cfg([\d.]+)", key):
             assert torch.equal(model.generate(classes, float(match[1]), 0, temperature=0), codes.long()), key
+            first = model.generate(classes, float(match[1]), 0, temperature=0, tokens=3)
+            assert torch.equal(first, codes[:, :3].long()), key
             checked += 1
     assert checked
 
