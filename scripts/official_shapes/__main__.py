@@ -5,6 +5,7 @@
 
 Each checkpoint has the official format, names, shapes and dtype. It is converted, an engine of its own generates from
 it, and its files are removed before the next one is written. The largest takes 13 GB below the temporary folder.
+The memory of a conversion and of a server is the peak of all processes, this one among them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FLOAT32_PARAMETERS = 2e9
 
 COLUMNS = (
     "model", "parameters, M", "served in", "directory, GiB", "conversion, s", "start, s", "image tokens", "tokens/s",
-    "memory of the conversion, GiB", "memory of the server, GiB", "greedy tokens equal to eager",
+    "conversion, GiB", "server, GiB", "greedy as eager",
 )  # fmt: skip
 
 
