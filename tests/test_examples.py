@@ -145,7 +145,8 @@ def test_the_trainer(root: Path, tmp_path: Path) -> None:
     assert step["weights_version"] == 2
     assert 0 < before["held_out"] < 1
     assert 0 < after["held_out"] < 1
-    assert Image.open(tmp_path / "reward.png").size[0] > 500
+    with Image.open(tmp_path / "reward.png") as plot:
+        assert plot.size[0] > 500
 
 
 @pytest.mark.engine

@@ -145,8 +145,12 @@ async def test_requests_survive_an_engine_that_dies_or_hangs(server: Server, kin
     async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
         expected = [await generate(client, body) for body in bodies[:4]]
         images = [asyncio.create_task(generate(client, body)) for body in bodies]
-        await asyncio.sleep(0.3)
         engine = server.engine()
+
+        async def all_are_in_flight() -> bool:
+            return await metric(server, "llamagen_images_in_flight") == len(bodies)
+
+        await until(all_are_in_flight)
         engine.send_signal(kind)
 
         async def is_restarting() -> bool:
