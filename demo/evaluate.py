@@ -19,8 +19,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from demo.captions import NUM_TEST_CAPTIONS, Caption, held_out_captions
-from demo.checker import check
+from demo.shapes.captions import NUM_TEST_CAPTIONS, Caption, held_out_captions
+from demo.shapes.checker import check
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from demo.checkpoint import load_checkpoint, save_checkpoint
 from demo.threads import ThreadChoice
+from llamagen_server.engine.cpu import has_bfloat16_units
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ def learning_rate(peak: float, step: int, progress: float, warmup: int = 100, mi
     """Cosine decay in ``progress`` from ``peak`` to ``min_ratio * peak``, with linear warm-up over ``warmup`` steps."""
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     return peak * min(1.0, (step + 1) / warmup) * (min_ratio + (1.0 - min_ratio) * cosine)
+
+
+def autocast() -> torch.autocast:
+    """Context in which products run in bfloat16, where the CPU has units for it; else in float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units())
 
 
 class Ema:

@@ -13,7 +13,7 @@ import asyncio
 from typing import Any
 
 import torch
-from demo.captions import held_out_captions
+from demo.shapes.captions import held_out_captions
 from vllm import LLM, SamplingParams
 
 from llamagen_server.bench.engine import count_guesses

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from demo.scenes import render, sample_scene
+from demo.shapes.scenes import render, sample_scene
 from numpy.typing import NDArray
 
 import llamagen_server

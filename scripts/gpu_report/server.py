@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from demo.captions import held_out_captions
+from demo.shapes.captions import held_out_captions
 
 from llamagen_server.cli import bench_http
 from llamagen_server.core import logs

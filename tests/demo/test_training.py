@@ -11,15 +11,15 @@ import pytest
 import torch
 from demo.export import export
 from demo.model import GPTConfig
-from demo.patches import GRID, patch_table
-from demo.scenes import render, sample_scene
-from demo.train_ar import ARTrainer, load_trained_ar
-from demo.train_vq import VQTrainer, prepare, shrink
+from demo.shapes.patches import GRID, patch_table
+from demo.shapes.scenes import render, sample_scene
+from demo.shapes.train_ar import ARTrainer, load_trained_ar
+from demo.shapes.train_vq import VQTrainer, prepare, shrink
 from demo.training import Budget, Trainer, learning_rate, run
 from demo.vq_init import grown, initialised
 from tests.conftest import Convert
 
-from demo import train_vq
+from demo.shapes import train_vq
 from llamagen_server.pipeline import build as loading
 from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from demo.patches import patch_table
-from demo.scenes import render, sample_scene
+from demo.shapes.patches import patch_table
+from demo.shapes.scenes import render, sample_scene
 
 from llamagen_server.model_dir import ModelDir
 from llamagen_server.pipeline import build

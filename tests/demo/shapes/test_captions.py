@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from demo.captions import (
+from demo.shapes.captions import (
     RELATION_WORDS,
     SIZE_WORDS,
     Attribute,
@@ -13,7 +13,7 @@ from demo.captions import (
     sample_caption,
     sample_split,
 )
-from demo.scenes import Scene, sample_scene
+from demo.shapes.scenes import Scene, sample_scene
 
 
 def truths(scene: Scene) -> set[Attribute]:

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from demo.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, PATCH, SPANS, Scene, render, sample_scene, shape_mask
+from demo.shapes.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, PATCH, SPANS, Scene, render, sample_scene, shape_mask
 
 
 def scenes(seed: int, count: int = 200) -> list[Scene]:

@@ -1,12 +1,12 @@
 """Trains the image tokenizer on rendered scenes.
 
-    python -m demo.train_vq --out demo/runs/vq32 --minutes 8
-    python -m demo.train_vq --from demo/runs/vq32/checkpoint.pt --out demo/runs/vq64 --minutes 8
-    python -m demo.train_vq --from demo/runs/vq64/checkpoint.pt --out demo/runs/vq128 --minutes 14
+    python -m demo.shapes.train_vq --out demo/runs/vq32 --minutes 8
+    python -m demo.shapes.train_vq --from demo/runs/vq32/checkpoint.pt --out demo/runs/vq64 --minutes 8
+    python -m demo.shapes.train_vq --from demo/runs/vq64/checkpoint.pt --out demo/runs/vq128 --minutes 14
 
-The code of each patch is fixed before training (`demo.patches`). The encoder learns to classify patches: its vector
-must be nearer to the codebook vector of the patch's code than to any other. The decoder learns to reconstruct the
-patches from these codebook vectors.
+The code of each patch is fixed before training (`demo.shapes.patches`). The encoder learns to classify patches: its
+vector must be nearer to the codebook vector of the patch's code than to any other. The decoder learns to reconstruct
+the patches from these codebook vectors.
 
 An image has 8 x 8 image tokens from the start, but the first run sees it at 32 px and each further run at twice the
 size (`demo.vq_init`), so that most is learned where a step is cheap. The decoder's output level has 64 channels because
@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.checkpoint import load_trained
-from demo.patches import GRID, patch_table
-from demo.scenes import render, sample_scene
-from demo.training import Budget, Trainer, run, set_up, training_parser
+from demo.shapes.patches import GRID, patch_table
+from demo.shapes.scenes import render, sample_scene
+from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
 from demo.vq_init import grown, initialised
 from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel, from_uint8
@@ -91,7 +91,7 @@ class VQTrainer(Trainer):
 
     def _classification(self, images: Tensor, codes: Tensor) -> tuple[Tensor, float]:
         """Cross-entropy of the codes given images [B, 3, S, S], and the accuracy on patches with objects."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             vectors = self.model.quant_conv(self.model.encoder(images))
         vectors = F.normalize(vectors.float(), dim=1).permute(0, 2, 3, 1).flatten(0, 2)  # [B * GRID * GRID, D]
         cosines = vectors @ self.model.quantize.codebook().T
@@ -112,7 +112,7 @@ class VQTrainer(Trainer):
     def _decode(self, codes: Tensor) -> Tensor:
         """Images decoded from codes [B, GRID * GRID], float32 [B, 3, S, S]."""
         vectors = self.model.quantize.decode(codes.view(-1, GRID, GRID))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             images: Tensor = self.model.decoder(self.model.post_quant_conv(vectors))
         return images.float()
 

@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from demo.patches import GRID, patch_table
-from demo.scenes import IMAGE_SIZE, Obj, Scene, render, sample_scene
+from demo.shapes.patches import GRID, patch_table
+from demo.shapes.scenes import IMAGE_SIZE, Obj, Scene, render, sample_scene
 
 
 def test_every_scene_consists_of_patches_of_the_table() -> None:

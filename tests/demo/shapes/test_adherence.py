@@ -6,8 +6,8 @@ import statistics
 
 import httpx
 import pytest
-from demo.captions import held_out_captions
 from demo.evaluate import measure
+from demo.shapes.captions import held_out_captions
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from demo.captions import sample_caption
-from demo.scenes import sample_scene
+from demo.shapes.captions import sample_caption
+from demo.shapes.scenes import sample_scene
 
 VOCAB_SIZE = 512
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"

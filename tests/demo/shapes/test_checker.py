@@ -5,9 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from demo.captions import Attribute, sample_caption
-from demo.checker import check, find_objects
-from demo.scenes import BACKGROUNDS, COLOURS, POSITIONS, RELATIONS, SHAPES, SIZES, Obj, Scene, render, sample_scene
+from demo.shapes.captions import Attribute, sample_caption
+from demo.shapes.checker import check, find_objects
+from demo.shapes.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    POSITIONS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Obj,
+    Scene,
+    render,
+    sample_scene,
+)
 
 VALUES = {
     "background": tuple(BACKGROUNDS),

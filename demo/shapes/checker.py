@@ -10,8 +10,8 @@ from itertools import permutations, product
 import cv2
 import numpy as np
 
-from demo.captions import Attribute
-from demo.scenes import BACKGROUNDS, COLOURS, COLUMNS, HALF_EXTENTS, IMAGE_SIZE, ROWS, shape_mask
+from demo.shapes.captions import Attribute
+from demo.shapes.scenes import BACKGROUNDS, COLOURS, COLUMNS, HALF_EXTENTS, IMAGE_SIZE, ROWS, shape_mask
 
 MIN_CONTRAST = 45.0
 """Minimum RGB distance of an object's pixels from the background."""
@@ -27,7 +27,10 @@ THIRDS = (44, 84)
 
 @dataclass(frozen=True)
 class FoundObject:
-    """An object found in an image. ``x`` and ``y`` are as in `demo.scenes.Obj`; an unclear property is "unclear"."""
+    """An object found in an image. ``x`` and ``y`` are as in `demo.shapes.scenes.Obj`.
+
+    An unclear property is "unclear".
+    """
 
     shape: str
     colour: str

@@ -6,7 +6,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from demo.scenes import Scene, sample_scene
+from demo.shapes.scenes import Scene, sample_scene
 
 HELD_OUT_SHARE = 0.1
 """Share of the compositions on which the language model is never trained."""
@@ -30,8 +30,8 @@ class Attribute:
     """One statement of a caption, which pixels can confirm or refute.
 
     ``kind`` is count, background, position, relation, shape, colour or size. ``value`` is the corresponding word of
-    `demo.scenes`, such as "top left" for a position. ``index`` is the described object, counted in the order of the
-    caption; None for a statement about the whole scene.
+    `demo.shapes.scenes`, such as "top left" for a position. ``index`` is the described object, counted in the order of
+    the caption; None for a statement about the whole scene.
     """
 
     kind: str

@@ -1,9 +1,9 @@
 """Trains the language model together with its text encoder on rendered scenes and their captions.
 
-    python -m demo.train_ar --out demo/runs/ar --minutes 40
+    python -m demo.shapes.train_ar --out demo/runs/ar --minutes 40
 
-Every step uses new scenes, captions and codes. The codes follow from the scene's patches (`demo.patches`), so training
-does not need a trained image tokenizer.
+Every step uses new scenes, captions and codes. The codes follow from the scene's patches (`demo.shapes.patches`), so
+training does not need a trained image tokenizer.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from demo.captions import sample_caption, sample_split
 from demo.checkpoint import load_trained
 from demo.code_features import add_features, merge_features
 from demo.model import GPT, GPTConfig
-from demo.patches import patch_table
-from demo.scenes import Scene, render
-from demo.text_encoder import TextEncoder
-from demo.training import Budget, Trainer, run, set_up, training_parser
+from demo.shapes.captions import sample_caption, sample_split
+from demo.shapes.patches import patch_table
+from demo.shapes.scenes import Scene, render
+from demo.shapes.text_encoder import TextEncoder
+from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
 
 CONFIG = GPTConfig(vocab_size=len(patch_table()))
 BATCH = 64
@@ -46,7 +46,7 @@ class TextToImage(nn.Module):
             drop: bool [B]; true replaces the caption with the unconditional embedding.
         """
         # On a CPU, the backward pass of the fused attention is slow with a mask.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with autocast(), sdpa_kernel(SDPBackend.MATH):
             text, valid = self.encoder(captions)
             logits = self.gpt(text, valid, codes[:, :-1], drop)
         return F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())

@@ -1,7 +1,7 @@
 """The distinct patches of all scenes. Each is one code of the image tokenizer.
 
-Objects are aligned to the grid of patches and never share a patch (`demo.scenes`). Every patch of a scene is therefore
-plain background, or one of the 2 x 2 or 3 x 3 cells of an object on a background.
+Objects are aligned to the grid of patches and never share a patch (`demo.shapes.scenes`). Every patch of a scene is
+therefore plain background, or one of the 2 x 2 or 3 x 3 cells of an object on a background.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, PATCH, SHAPES, SIZES, SPANS, Obj, Scene, render
+from demo.shapes.scenes import BACKGROUNDS, COLOURS, IMAGE_SIZE, PATCH, SHAPES, SIZES, SPANS, Obj, Scene, render
 
 GRID = IMAGE_SIZE // PATCH
 """Patches, and thus image tokens, per side of an image."""

@@ -1,0 +1,1 @@
+"""The text demo: coloured shapes, described by captions and checked from the pixels."""
