@@ -1,8 +1,8 @@
 """Shares knowledge between similar codes while the language model is trained.
 
 In an ordinary embedding table all codes are equally different, and each embedding learns only from the few occurrences
-of its own code. Here an embedding is the usual trained vector plus a trained projection of the patch's features, so
-that everything learned about one red circle applies to all. After training the sums become ordinary tables.
+of its own code. Here an embedding is the usual trained vector plus a trained projection of the code's features, so that
+everything learned about one red circle applies to all. After training the sums become ordinary tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def add_features(gpt: GPT, features: Tensor) -> None:
     """Adds projected features to the input embeddings and to the output projection.
 
     Args:
-        features: float32 [vocab_size, F], see `demo.patches.PatchTable`.
+        features: float32 [vocab_size, F], what each code shows.
     """
     for module in (gpt.tok_embeddings, gpt.output):
         parametrize.register_parametrization(module, "weight", AddFeatures(features, gpt.config.dim))

@@ -1,4 +1,4 @@
-"""Text-conditional LlamaGen in plain PyTorch, for training. Parameters have the names of the official ``gpt.py``.
+"""LlamaGen in plain PyTorch, for training. Parameters have the names of the official ``gpt.py``.
 
 The rotary table is all zero for condition tokens; an image token has the angles of its grid cell. Captions are padded
 on the left and the padding is masked, so a batch is padded to its longest caption instead of ``cls_token_num``.
@@ -17,7 +17,7 @@ from llamagen_server.bench.eager import RMSNorm, rotate
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Fields of the official ``ModelArgs`` that determine the shapes and numbers of a text-conditional model."""
+    """Fields of the official ``ModelArgs`` that determine the shapes and numbers of a model."""
 
     dim: int = 256
     n_layer: int = 5
@@ -30,6 +30,8 @@ class GPTConfig:
     caption_dim: int = 160
     class_dropout_prob: float = 0.1
     model_type: str = "t2i"
+    """``t2i`` for captions, ``c2i`` for classes, which have one condition token."""
+    num_classes: int = 1000
     vocab_size: int = 2048
     cls_token_num: int = 32
     block_size: int = 64
@@ -132,16 +134,35 @@ class CaptionEmbedder(nn.Module):
         shape = (config.cls_token_num, config.caption_dim)
         self.uncond_embedding = nn.Parameter(torch.randn(shape) / config.caption_dim**0.5)
 
-    def unconditional(self, length: int) -> Tensor:
-        """Unconditional embedding for captions padded to ``length``: its last positions, [length, caption_dim]."""
-        return self.uncond_embedding[len(self.uncond_embedding) - length :]
+    def forward(self, text: Tensor, drop: Tensor | None) -> Tensor:
+        """Hidden states of captions [B, T, caption_dim], bool [B] -> condition embeddings [B, T, dim]."""
+        if drop is not None:
+            last = self.uncond_embedding[len(self.uncond_embedding) - text.shape[1] :]  # where the captions are
+            text = torch.where(drop[:, None, None], last.to(text.dtype), text)
+        embeddings: Tensor = self.cap_proj(text)
+        return embeddings
+
+
+class LabelEmbedder(nn.Module):
+    """Embeds class ids. The last row of the table, one more than there are classes, is the unconditional embedding."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(config.num_classes + 1, config.dim)
+
+    def forward(self, class_ids: Tensor, drop: Tensor | None) -> Tensor:
+        """int64 [B], bool [B] -> condition embeddings [B, 1, dim]."""
+        if drop is not None:
+            class_ids = torch.where(drop, self.embedding_table.num_embeddings - 1, class_ids)
+        embeddings: Tensor = self.embedding_table(class_ids)
+        return embeddings[:, None]
 
 
 class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.cls_embedding = CaptionEmbedder(config)
+        self.cls_embedding = LabelEmbedder(config) if config.model_type == "c2i" else CaptionEmbedder(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -149,24 +170,24 @@ class GPT(nn.Module):
         self.rotary = rotary_table(config)
         self.apply(_initialise)
 
-    def forward(self, text: Tensor, valid: Tensor, codes: Tensor, drop: Tensor | None = None) -> Tensor:
+    def forward(self, condition: Tensor, valid: Tensor | None, codes: Tensor, drop: Tensor | None = None) -> Tensor:
         """Computes the logits of the image tokens with teacher forcing; those at position i predict code i.
 
         Args:
-            text: hidden states of the captions [B, T, caption_dim], padded on the left.
-            valid: bool [B, T], false where ``text`` is padding.
+            condition: hidden states of the captions [B, T, caption_dim], padded on the left, or class ids, int64 [B].
+            valid: bool [B, T], false where captions are padding; None if nothing is.
             codes: int64 [B, n].
-            drop: bool [B]; true replaces the text with the unconditional embedding, under the same mask.
+            drop: bool [B]; true replaces the condition with the unconditional embedding, under the same mask.
 
         Returns:
             float32 [B, n + 1, vocab_size].
         """
-        conditions = text.shape[1]
-        if drop is not None:
-            unconditional = self.cls_embedding.unconditional(conditions).to(text.dtype)
-            text = torch.where(drop[:, None, None], unconditional, text)
-        hidden = torch.cat([self.cls_embedding.cap_proj(text), self.tok_embeddings(codes)], dim=1)
+        prefix = self.cls_embedding(condition, drop)
+        conditions = prefix.shape[1]
+        hidden = torch.cat([prefix, self.tok_embeddings(codes)], dim=1)
         table = torch.cat([torch.zeros(conditions, *self.rotary.shape[1:]), self.rotary])[: hidden.shape[1]]
+        if valid is None:
+            valid = torch.ones(prefix.shape[:2], dtype=torch.bool)
         mask = attention_mask(valid, hidden.shape[1])
         for layer in self.layers:
             hidden = layer(hidden, table, mask)

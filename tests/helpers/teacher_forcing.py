@@ -30,6 +30,8 @@ class Reference:
                 norm_eps=config.norm_eps,
                 caption_dim=config.caption_dim,
                 vocab_size=config.codebook_size,
+                model_type="t2i" if model.text_encoder else "c2i",
+                num_classes=config.num_classes,
                 cls_token_num=config.cls_token_num,
                 block_size=config.num_image_tokens,
             )
@@ -38,8 +40,7 @@ class Reference:
             layer.feed_forward.w1 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
             layer.feed_forward.w3 = nn.Linear(config.dim, config.ffn_hidden_dim, bias=False)
             layer.feed_forward.w2 = nn.Linear(config.ffn_hidden_dim, config.dim, bias=False)
-        self.table = tensors.pop("cls_embedding.embedding_table.weight", None)
-        self.gpt.load_state_dict(tensors, strict=self.table is None)
+        self.gpt.load_state_dict(tensors)
         self.encoder = None
         if model.text_encoder:
             self.encoder = TextEncoder(model.text_encoder, max_tokens=config.cls_token_num, clean=config.clean_caption)
@@ -47,17 +48,9 @@ class Reference:
     @torch.inference_mode()
     def branch_logits(self, condition: int | str, codes: Tensor) -> Tensor:
         """Logits of each of the ``codes`` [tokens] after those before it: [2, tokens, codebook], conditional first."""
-        if isinstance(condition, str):
-            assert self.encoder is not None
-            [text] = self.encoder.encode_text([self.encoder.tokenize(condition)])
-            pair = text.expand(2, -1, -1)
-            valid = torch.ones(pair.shape[:2], dtype=torch.bool)
-            return self.gpt(pair, valid, codes[:-1].expand(2, -1), drop=torch.tensor([False, True]))
-        assert self.table is not None
-        prefix = self.table[[condition, self.model.config.num_classes]][:, None]  # the last class is no class
-        hidden = torch.cat([prefix, self.gpt.tok_embeddings(codes[:-1]).expand(2, -1, -1)], dim=1)
-        rotation = torch.cat([torch.zeros(1, *self.gpt.rotary.shape[1:]), self.gpt.rotary])[: hidden.shape[1]]
-        mask = torch.ones(hidden.shape[1], hidden.shape[1], dtype=torch.bool).tril()[None, None]
-        for layer in self.gpt.layers:
-            hidden = layer(hidden, rotation, mask)
-        return self.gpt.output(self.gpt.norm(hidden))
+        drop = torch.tensor([False, True])
+        if isinstance(condition, int):
+            return self.gpt(torch.tensor([condition] * 2), None, codes[:-1].expand(2, -1), drop)
+        assert self.encoder is not None
+        [text] = self.encoder.encode_text([self.encoder.tokenize(condition)])
+        return self.gpt(text.expand(2, -1, -1), None, codes[:-1].expand(2, -1), drop)
