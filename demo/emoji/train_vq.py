@@ -1,0 +1,149 @@
+"""Trains the image tokenizer of the class demo with LlamaGen's objective.
+
+    python -m demo.emoji.train_vq --out demo/runs/emoji-vq32 --steps 1500
+    python -m demo.emoji.train_vq --from demo/runs/emoji-vq32/checkpoint.pt --out demo/runs/emoji-vq64 --steps 1500 \
+        --lr 5e-4
+
+An image has 8 x 8 image tokens from the start, but the first run sees it at 32 px and the second at 64
+(`demo.vq_init`).
+
+Codes must be local. An encoder that sees the whole image spends codes on what is elsewhere in it, and the language
+model pays for them. So the encoder's attention is zero here, and so are the outer taps of the 3 x 3 convolutions at its
+two lowest resolutions: the weights have the official names and shapes, and mean the same to every program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from demo.checkpoint import load_trained
+from demo.emoji.scenes import IMAGE_SIZE, PATCH, render, sample_scene
+from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
+from demo.vq_init import grown, pair_output_channels, start_as_identity
+from demo.vq_objective import Restarts, start_from_features, vq_losses
+from llamagen_tokenizer.config import VQConfig
+from llamagen_tokenizer.layers import AttnBlock
+from llamagen_tokenizer.model import VQModel, from_uint8
+
+CONFIG = VQConfig(  # for images of 32 px
+    codebook_size=1024,
+    codebook_embed_dim=8,
+    encoder_ch_mult=(1, 2, 4),
+    decoder_ch_mult=(2, 4, 4),
+    z_channels=64,
+    ch=32,
+    num_res_blocks=1,
+)
+GRID = IMAGE_SIZE // PATCH
+"""Image tokens per side of an image."""
+BATCHES = {4: 16, 8: 8}
+"""Images per step, by the pixels per image token along one side."""
+OBJECT_WEIGHT = 3.0
+"""Weight of pixels of an emoji in the reconstruction loss, relative to the plain background."""
+RESTARTS_END = 0.7
+"""Share of the training after which no code is replaced any more."""
+
+
+class EmojiVQTrainer(Trainer):
+    """Trains from random weights at 32 px, or a model grown to twice the size of a trained one."""
+
+    def __init__(self, budget: Budget, seed: int = 0, peak_lr: float = 1e-3, smaller: VQModel | None = None) -> None:
+        torch.manual_seed(seed)
+        model = grown(smaller) if smaller else VQModel(CONFIG)
+        optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99), fused=True)
+        super().__init__(model, asdict(model.config), [optimizer], budget, seed, peak_lr)
+        self.batch = BATCHES[model.config.downsample]
+        self.restarts = Restarts(model.config.codebook_size)
+        if smaller is None:
+            start_as_identity(model)
+            pair_output_channels(model)
+            make_local(model)
+            start_from_features(model, self._images(4 * self.batch))
+        else:
+            make_local(model)
+
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        images = self._images(self.batch)
+        plain = (images - images[:, :, :1, :1]).abs().amax(1, keepdim=True) < 0.02
+        with autocast():
+            self.losses = vq_losses(self.model, images, torch.where(plain, 1.0, OBJECT_WEIGHT))
+        values = {"reconstruction": self.losses.reconstruction.item(), "codebook": self.losses.codebook.item()}
+        return self.losses.total, {**values, "psnr": self.losses.psnr, "codes": len(self.losses.codes.unique())}
+
+    def step(self) -> dict[str, float]:
+        values = super().step()
+        make_local(self.model)
+        table = self.model.quantize.embedding.weight
+        if values["progress"] < RESTARTS_END:
+            replaced = self.restarts.after_step(self.count, table, self.losses, self.optimizers[0])
+            self.ema.values["quantize.embedding.weight"][replaced] = table.detach()[replaced]
+        return {**values, "alive": int((self.restarts.age <= self.restarts.patience).sum())}
+
+    def _images(self, count: int) -> Tensor:
+        """New images, float32 [count, 3, S, S] in [-1, 1]."""
+        return prepare([render(sample_scene(self.rng)) for _ in range(count)], self.model.config)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "age": self.restarts.age}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.restarts.age = state["age"]
+
+
+def prepare(pixels: list[np.ndarray], config: VQConfig) -> Tensor:
+    """Converts rendered scenes to model input, float32 [B, 3, S, S] in [-1, 1], of the size with 8 x 8 image tokens."""
+    return F.avg_pool2d(from_uint8(torch.from_numpy(np.stack(pixels))), IMAGE_SIZE // (GRID * config.downsample))
+
+
+@torch.no_grad()
+def make_local(model: VQModel) -> None:
+    """Zeroes what lets a code depend on distant pixels: attention, and outer taps at the two lowest resolutions."""
+    for module in model.encoder.modules():
+        if isinstance(module, AttnBlock):
+            nn.init.zeros_(module.proj_out.weight)
+            nn.init.zeros_(module.proj_out.bias)
+    for convolution in _low_convolutions(model):
+        centre = convolution.weight[:, :, 1, 1].clone()
+        nn.init.zeros_(convolution.weight)
+        convolution.weight[:, :, 1, 1] = centre
+
+
+def _low_convolutions(model: VQModel) -> Iterator[nn.Conv2d]:
+    """The encoder's 3 x 3 convolutions of stride 1 at its two lowest resolutions."""
+    encoder = model.encoder
+    for part in (encoder.conv_blocks[-2].res, encoder.conv_blocks[-1], encoder.mid, encoder.conv_out):
+        for module in part.modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                yield module
+
+
+def load_trained_vq(path: Path) -> VQModel:
+    """Loads the averaged model from a training checkpoint, in float32 and evaluation mode."""
+    state = load_trained(path)
+    model = VQModel(VQConfig.from_dict(state["config"]))
+    model.load_state_dict(state["ema"])
+    return model.eval().requires_grad_(False)
+
+
+def main() -> None:
+    parser = training_parser(__doc__, peak_lr=1e-3)
+    parser.add_argument(
+        "--from", dest="smaller", type=Path, help="checkpoint of a model trained at half the image size"
+    )
+    args = parser.parse_args()
+    set_up(args)
+    smaller = load_trained_vq(args.smaller) if args.smaller else None
+    run(EmojiVQTrainer(Budget(args.steps, args.minutes), args.seed, args.lr, smaller), args.out)
+
+
+if __name__ == "__main__":
+    main()
