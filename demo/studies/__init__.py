@@ -1,0 +1,1 @@
+"""Studies on small models: how a codebook lives or dies, and what guidance buys."""

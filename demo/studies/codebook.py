@@ -1,0 +1,225 @@
+"""Trains small image tokenizers with codebooks of many widths and sizes, and plots how the codebooks are used.
+
+    make study                                  # trains what docs/studies/codebook.jsonl lacks, then plots
+    python -m demo.studies.codebook --out DIR --steps 20 --dims 8 256 --sizes 256 --seeds 0    # a small one
+
+Each run has the same network, images of 32 px with 8 x 8 image tokens, the same number of steps and the official start
+of the codebook, without any rescue of dead codes. Runs with one seed see the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from demo.emoji import scenes as emoji
+from demo.shapes import scenes as shapes
+from demo.studies.codebook_plots import plot_all, table
+from demo.training import LOG_FORMAT, Budget, Trainer
+from demo.vq_init import pair_output_channels, start_as_identity
+from demo.vq_objective import start_official, vq_losses
+from llamagen_server.evaluation.codebook import CodebookUsage
+from llamagen_server.evaluation.reconstruction import psnr, ssim
+from llamagen_tokenizer.config import VQConfig
+from llamagen_tokenizer.model import VQModel, from_uint8
+
+logger = logging.getLogger(__name__)
+
+OUT = Path("docs/studies")
+DIMS = (4, 8, 16, 32, 256)
+SIZES = (256, 1024, 4096, 16384)
+SEEDS = (0, 1, 2)
+STEPS = 250
+BATCH = 16
+PEAK_LR = 1e-3
+WINDOW = 64
+"""Steps without use after which a code counts as dead: 65,536 codes, as many as the official code looks back."""
+RECORD_EVERY = 25
+"""Steps from one count of the dead codes to the next."""
+TEST_IMAGES, TEST_SEED = 512, 20261128
+SIDE = 32
+"""Side of the images in pixels."""
+
+Render = Callable[[random.Random], np.ndarray]
+DATA: dict[str, Render] = {
+    "emoji": lambda rng: emoji.render(emoji.sample_scene(rng)),
+    "shapes": lambda rng: shapes.render(shapes.sample_scene(rng)),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. ``data`` is a key of `DATA`."""
+
+    data: str
+    l2_norm: bool
+    seed: int
+    dim: int
+    size: int
+
+    @property
+    def config(self) -> VQConfig:
+        return VQConfig(
+            codebook_size=self.size,
+            codebook_embed_dim=self.dim,
+            encoder_ch_mult=(1, 1, 2),
+            decoder_ch_mult=(2, 2, 2),
+            z_channels=64,
+            ch=32,
+            num_res_blocks=1,
+            codebook_l2_norm=self.l2_norm,
+        )
+
+
+class CodebookTrainer(Trainer):
+    """Trains an image tokenizer with LlamaGen's objective, and counts its dead codes."""
+
+    def __init__(self, settings: Run, steps: int) -> None:
+        torch.manual_seed(settings.seed)
+        model = VQModel(settings.config)
+        start_as_identity(model)
+        pair_output_channels(model)
+        start_official(model)
+        optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
+        super().__init__(model, asdict(settings.config), [optimizer], Budget(steps=steps), settings.seed, PEAK_LR)
+        self.data = settings.data
+        self.recent: deque[Tensor] = deque(maxlen=WINDOW)
+        """Codes of the last steps."""
+        self.dead: list[tuple[int, int]] = []
+        """Number of dead codes after a number of steps."""
+
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        losses = vq_losses(self.model, images(self.data, self.rng, BATCH))
+        self.recent.append(losses.codes)
+        return losses.total, {"psnr": losses.psnr}
+
+    def step(self) -> dict[str, float]:
+        values = super().step()
+        if self.count % RECORD_EVERY == 0:
+            used = len(torch.cat(list(self.recent)).unique())
+            self.dead.append((self.count, self.model.config.codebook_size - used))
+        return values
+
+
+def images(data: str, rng: random.Random, count: int) -> Tensor:
+    """New images, float32 [count, 3, SIDE, SIDE] in [-1, 1]."""
+    large = from_uint8(torch.from_numpy(np.stack([DATA[data](rng) for _ in range(count)])))
+    return F.avg_pool2d(large, large.shape[-1] // SIDE)
+
+
+def train(settings: Run, steps: int, test_images: int) -> dict[str, Any]:
+    """Trains once, with one thread, and measures the last weights on other images."""
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    trainer = CodebookTrainer(settings, steps)
+    for _ in range(steps):
+        trainer.step()
+    seconds = time.monotonic() - began
+    return {
+        **asdict(settings),
+        "steps": steps,
+        "dead": trainer.dead,
+        **measure(trainer.model.eval(), images(settings.data, random.Random(TEST_SEED), test_images)),
+        "seconds": round(seconds),
+    }
+
+
+@torch.inference_mode()
+def measure(model: VQModel, test: Tensor) -> dict[str, Any]:
+    """Usage and perplexity of the codebook, PSNR, SSIM and the spectrum of the used vectors."""
+    usage = CodebookUsage(model.config.codebook_size)
+    peaks, similarities = [], []
+    for part in test.split(64):
+        codes = model.encode(part)
+        usage.add(codes.numpy())
+        pair = [(x.clamp(-1, 1) + 1) * 127.5 for x in (part, model.decode(codes))]
+        peaks.append(psnr(*pair))
+        similarities.append(ssim(*pair))
+    shares = spectrum(model.quantize.codebook()[torch.from_numpy(usage.counts > 0)])
+    return {
+        "used": usage.used,
+        "perplexity": round(usage.perplexity, 1),
+        "psnr": round(torch.cat(peaks).mean().item(), 2),
+        "ssim": round(torch.cat(similarities).mean().item(), 4),
+        "effective_rank": round(effective_rank(shares), 2),
+        "spectrum": [round(share, 5) for share in shares.tolist()[:32]],
+    }
+
+
+def spectrum(vectors: Tensor) -> Tensor:
+    """Principal components of vectors [N, D]: their shares of the variance, float64 [min(N, D)], largest first."""
+    variances = torch.linalg.svdvals((vectors - vectors.mean(0)).double()).square()
+    return variances / variances.sum().clamp(min=1e-30)
+
+
+def effective_rank(shares: Tensor) -> float:
+    """exp(entropy) of shares of the variance (Roy and Vetterli 2007): the dimensions that matter."""
+    positive = shares[shares > 0]
+    return float(torch.exp(-(positive * positive.log()).sum()))
+
+
+def all_runs(args: argparse.Namespace) -> Iterator[Run]:
+    """The runs of the study, those of one seed after the other. Only emoji are also tried without l2 norm."""
+    kinds = [("emoji", True), ("emoji", False), ("shapes", True)]
+    for (data, l2_norm), seed, size, dim in product(kinds, args.seeds, args.sizes, args.dims):
+        if data in args.data:
+            yield Run(data, l2_norm, seed, dim, size)
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Reads the results of finished runs, one JSON object a line; none if the file is missing."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def identity(result: dict[str, Any]) -> tuple[Any, ...]:
+    """What distinguishes a run from all others."""
+    return tuple(result[name] for name in ("data", "l2_norm", "seed", "dim", "size", "steps"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT, help="directory of results and plots")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--dims", type=int, nargs="+", default=DIMS)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--test-images", type=int, default=TEST_IMAGES)
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time, with one thread each")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "codebook.jsonl"
+    done = {identity(result) for result in read_results(path)}
+    runs = list(all_runs(args))
+    missing = [run for run in runs if identity({**asdict(run), "steps": args.steps}) not in done]
+    logger.info("%d of %d runs are missing", len(missing), len(runs))
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool, path.open("a") as file:
+        for future in as_completed([pool.submit(train, run, args.steps, args.test_images) for run in missing]):
+            result = future.result()
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            shown = {name: value for name, value in result.items() if name not in ("dead", "spectrum")}
+            logger.info("%s", shown)
+    plot_all(read_results(path), args.out)
+    print(table(read_results(path)))
+
+
+if __name__ == "__main__":
+    main()
