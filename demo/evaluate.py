@@ -1,7 +1,9 @@
-"""Measures how well a server's images follow the held-out captions and prints a table by guidance scale.
+"""Measures how well a server's images of a demo show what was asked for, and prints a table by guidance scale.
 
-make serve                  # in another terminal
-python -m demo.evaluate
+    make serve                  # in another terminal; with MODEL='--demo class' for the class demo
+    python -m demo.evaluate
+
+The server tells which demo it serves. Seeds count up from 0 over all images.
 """
 
 from __future__ import annotations
@@ -9,84 +11,62 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import numpy as np
 from PIL import Image
 
-from demo.shapes.captions import NUM_TEST_CAPTIONS, Caption, held_out_captions
-from demo.shapes.checker import check
+from demo.judges import CaptionJudge, ClassJudge, Judge, variety
+from demo.shapes.captions import NUM_TEST_CAPTIONS, held_out_captions
 
 logger = logging.getLogger(__name__)
 
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-KINDS = ("count", "shape", "colour", "size", "position", "relation", "background")
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.5)
 CONCURRENCY = 32
 """Simultaneous requests."""
 
-
-@dataclass
-class Adherence:
-    """Counts over images."""
-
-    images: int = 0
-    correct: int = 0
-    """Images that show every attribute of their caption."""
-    stated: Counter[str] = field(default_factory=Counter)
-    """Attributes stated by the captions, by kind."""
-    shown: Counter[str] = field(default_factory=Counter)
-    """Stated attributes that the images show, by kind."""
-
-    def add(self, image: np.ndarray, caption: Caption) -> None:
-        failures = check(image, caption.attributes)
-        self.images += 1
-        self.correct += not failures
-        self.stated.update(a.kind for a in caption.attributes)
-        self.shown.update(a.kind for a in caption.attributes if a not in failures)
-
-    @property
-    def share(self) -> float:
-        """Share of the images that show every attribute of their caption."""
-        return self.correct / self.images
-
-    def row(self) -> list[str]:
-        """Cells of `table`: the share of correct images, then the share of shown attributes of each kind."""
-        return [f"{self.share:.3f}", *(f"{self.shown[k] / max(self.stated[k], 1):.3f}" for k in KINDS)]
+Scores = dict[str, float]
 
 
-def measure(url: str, captions: Sequence[Caption], **settings: Any) -> Adherence:
-    """Generates one image per caption on the server at ``url`` and checks it. Caption i uses seed i.
+def generate(url: str, judge: Judge, per_condition: int = 1, **settings: Any) -> np.ndarray:
+    """Generates images for all conditions of a judge on the server at ``url``. Image i has the seed i.
 
     Args:
         settings: further fields of ``POST /generate``.
+
+    Returns:
+        uint8 [conditions, per_condition, S, S, 3].
 
     Raises:
         httpx.HTTPStatusError: the server rejects a request.
     """
     with httpx.Client(base_url=url, timeout=300) as client, ThreadPoolExecutor(CONCURRENCY) as threads:
 
-        def generate(seed: int) -> np.ndarray:
-            body = {"prompt": captions[seed].text, "seed": seed, **settings}
+        def image(seed: int) -> np.ndarray:
+            body = {**judge.conditions[seed // per_condition], "seed": seed, **settings}
             reply = client.post("/generate", json=body, headers={"accept": "image/png"})
             reply.raise_for_status()
             return np.asarray(Image.open(io.BytesIO(reply.content)))
 
-        adherence = Adherence()
-        for image, caption in zip(threads.map(generate, range(len(captions))), captions, strict=True):
-            adherence.add(image, caption)
-        return adherence
+        images = np.stack(list(threads.map(image, range(len(judge.conditions) * per_condition))))
+    return images.reshape(len(judge.conditions), per_condition, *images.shape[1:])
 
 
-def table(results: dict[float, Adherence]) -> str:
+def measure(url: str, judge: Judge, per_condition: int = 1, **settings: Any) -> Scores:
+    """Generates images as `generate` does and judges them; several per condition also tell how much they vary."""
+    images = generate(url, judge, per_condition, **settings)
+    return {**judge.scores(images), **(variety(images) if per_condition > 1 else {})}
+
+
+def table(results: Mapping[float, Scores]) -> str:
     """Markdown table with one row per guidance scale."""
-    head = ["cfg_scale", "all", *KINDS]
+    head = ["cfg_scale", *next(iter(results.values()))]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join([f"{scale:g}", *result.row()]) + " |" for scale, result in results.items()]
+    for scale, scores in results.items():
+        lines.append("| " + " | ".join([f"{scale:g}", *(f"{share:.3f}" for share in scores.values())]) + " |")
     return "\n".join(lines)
 
 
@@ -94,17 +74,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of the server")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales")
-    parser.add_argument("--captions", type=int, default=NUM_TEST_CAPTIONS, help="number of captions")
+    parser.add_argument("--captions", type=int, default=NUM_TEST_CAPTIONS, help="number of captions, for the text demo")
+    parser.add_argument("--images", type=int, help="images per caption or class (default: 1 per caption, 5 per class)")
+    parser.add_argument("--temperature", type=float, help="default: the model's")
     parser.add_argument("--top-k", type=int, help="default: the model's")
+    parser.add_argument("--cfg-min-p", type=float, help="default: the model's")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings = {} if args.top_k is None else {"top_k": args.top_k}
-    captions = held_out_captions(args.captions)
+    settings = {name: getattr(args, name) for name in ("temperature", "top_k", "cfg_min_p")}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    [model, *_] = httpx.get(f"{args.url}/v1/models", timeout=60).raise_for_status().json()["data"]
+    condition = model["condition"]
+    judge = ClassJudge() if condition == "class" else CaptionJudge(held_out_captions(args.captions))
+    per_condition = args.images or (5 if condition == "class" else 1)
     results = {}
     for scale in args.scales:
-        results[scale] = measure(args.url, captions, cfg_scale=scale, **settings)
-        logger.info("cfg_scale %g: %.3f of %d images", scale, results[scale].share, len(captions))
+        results[scale] = measure(args.url, judge, per_condition, cfg_scale=scale, **settings)
+        logger.info("cfg_scale %g: %.3f", scale, results[scale]["all"])
     print(table(results))
 
 

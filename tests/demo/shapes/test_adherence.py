@@ -7,16 +7,17 @@ import statistics
 import httpx
 import pytest
 from demo.evaluate import measure
+from demo.judges import CaptionJudge
 from demo.shapes.captions import held_out_captions
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 def test_images_show_their_captions_and_guidance_helps(demo_url: str) -> None:
-    captions = held_out_captions(64)
-    guided, unguided = measure(demo_url, captions), measure(demo_url, captions, cfg_scale=1)
-    assert guided.share >= 0.85, guided.row()
-    assert guided.share > unguided.share
+    judge = CaptionJudge(held_out_captions(64))
+    guided, unguided = measure(demo_url, judge), measure(demo_url, judge, cfg_scale=1)
+    assert guided["all"] >= 0.85, guided
+    assert guided["all"] > unguided["all"]
 
 
 def test_the_stages_take_almost_all_of_the_time(demo_url: str) -> None:

@@ -1,0 +1,137 @@
+"""Samples a demo with many settings of guidance, and plots how right its images are against how much they vary.
+
+    python -m demo.studies.guidance                     # the text demo
+    python -m demo.studies.guidance --quick --out DIR   # a small one
+
+Each setting has the same conditions and seeds, and varies cfg_scale with one other parameter. Finished settings are
+kept in ``guidance-MODEL.jsonl``; without it, all are measured anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demo.judges import CaptionJudge, ClassJudge, Judge, variety
+from demo.shapes.captions import held_out_captions
+from demo.studies.codebook import read_results
+from demo.training import LOG_FORMAT
+from llamagen_server import ImageEngine, ImageRequest
+from llamagen_server.image_files.figure import figure_class
+from llamagen_server.pipeline.build import open_model
+
+logger = logging.getLogger(__name__)
+
+OUT = Path("docs/studies")
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.5)
+BASE: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "cfg_min_p": 0.0}
+"""Plain guidance, which every family changes in one way."""
+FAMILIES: dict[str, list[dict[str, Any]]] = {
+    "plain": [{}],
+    "cfg_min_p": [{"cfg_min_p": value} for value in (0.02, 0.05, 0.1, 0.2)],
+    "temperature": [{"temperature": value} for value in (0.3, 0.6)],
+    "top_k": [{"top_k": value} for value in (10, 100)],
+    "cfg_interval": [{"cfg_interval": value} for value in (16, 32)],
+    "cfg_schedule": [{"cfg_schedule": value} for value in ("linear", "cosine")],
+}
+CAPTIONS, PER_CAPTION, PER_CLASS = 75, 4, 5
+
+
+def settings(quick: bool) -> Iterator[dict[str, Any]]:
+    """The settings of all families, by scale; unguided images only once per change."""
+    scales = (1.0, 4.0) if quick else SCALES
+    families = dict(list(FAMILIES.items())[:2]) if quick else FAMILIES
+    for family, changes in families.items():
+        for change, scale in product(changes, scales):
+            if scale > 1 or not change.keys() & {"cfg_interval", "cfg_schedule"}:
+                yield {"family": family, "cfg_scale": scale, **BASE, **change}
+
+
+def sample(engine: ImageEngine, judge: Judge, per_condition: int, setting: dict[str, Any]) -> np.ndarray:
+    """Generates images, uint8 [conditions, per_condition, S, S, 3]. Image i has the seed i."""
+    fields = {name: value for name, value in setting.items() if name != "family"}
+    conditions = [condition for condition in judge.conditions for _ in range(per_condition)]
+    requests = [ImageRequest(**condition, seed=i, **fields) for i, condition in enumerate(conditions)]
+    images = np.stack([result.images[0].pixels for result in engine.generate_batch(requests)])
+    return images.reshape(len(judge.conditions), per_condition, *images.shape[1:])
+
+
+def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Plots a curve over the scales for each change of each family: how right against how varied.
+
+    Raises:
+        ValueError: matplotlib is missing.
+    """
+    families = list(dict.fromkeys(r["family"] for r in results))
+    figure = figure_class()(figsize=(4.5 * len(families), 4), layout="constrained")
+    [row] = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True)
+    plain = [r for r in results if r["family"] == "plain"]
+    for axes, family in zip(row, families, strict=True):
+        for change in FAMILIES[family]:
+            curve = [r for r in results if r["family"] == family and all(r[n] == v for n, v in change.items())]
+            label = ", ".join(f"{name} {value}" for name, value in change.items()) or "plain guidance"
+            axes.plot([r["variety"] for r in curve], [r["all"] for r in curve], marker="o", label=label)
+            for r in curve:
+                axes.annotate(f"{r['cfg_scale']:g}", (r["variety"], r["all"]), fontsize=7)
+        if family != "plain":
+            axes.plot([r["variety"] for r in plain], [r["all"] for r in plain], color="grey", alpha=0.5, label="plain")
+        axes.set(title=family, xlabel="variety: share of pixels that differ", ylim=(0, 1.02))
+        axes.legend(fontsize=8)
+    row[0].set_ylabel("images that are right")
+    figure.savefig(path, dpi=80)
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Markdown table: how right the images are, by change and scale, and how much they vary in brackets."""
+    scales = sorted({r["cfg_scale"] for r in results})
+    lines = ["| | " + " | ".join(f"{scale:g}" for scale in scales) + " |", "|" + "---|" * (len(scales) + 1)]
+    for family in dict.fromkeys(r["family"] for r in results):
+        for change in FAMILIES[family]:
+            cells = []
+            for scale in scales:
+                found = [r for r in results if r["family"] == family and r["cfg_scale"] == scale]
+                found = [r for r in found if all(r[name] == value for name, value in change.items())]
+                cells.append(f"{found[0]['all']:.3f} ({found[0]['variety']:.2f})" if found else "")
+            name = " ".join(f"`{name}` {value}" for name, value in change.items()) or "plain guidance"
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a model directory of one of the demos (default: the text demo)")
+    parser.add_argument("--out", type=Path, default=OUT, help="directory of results and plots")
+    parser.add_argument("--quick", action="store_true", help="few conditions and settings, to try the script")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with ImageEngine(args.model, max_num_seqs=64) as engine:
+        is_text = open_model(args.model).config.condition == "text"
+        judge = CaptionJudge(held_out_captions(4 if args.quick else CAPTIONS)) if is_text else ClassJudge()
+        per_condition = 2 if args.quick else PER_CAPTION if is_text else PER_CLASS
+        path = args.out / f"guidance-{'text' if is_text else 'class'}.jsonl"
+        done = [{name: r.get(name) for name in ("cfg_scale", *BASE, "cfg_interval", "cfg_schedule")}
+                for r in read_results(path)]  # fmt: skip
+        for setting in settings(args.quick):
+            if {name: setting.get(name) for name in ("cfg_scale", *BASE, "cfg_interval", "cfg_schedule")} in done:
+                continue
+            images = sample(engine, judge, per_condition, setting)
+            result = {**setting, **judge.scores(images), **variety(images)}
+            result = {name: round(value, 4) if isinstance(value, float) else value for name, value in result.items()}
+            with path.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+            logger.info("%s", result)
+    results = read_results(path)
+    plot(results, path.with_suffix(".png"))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
