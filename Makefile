@@ -6,7 +6,7 @@ V2 := VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1
 FAULTS := $(addprefix tests/faults/,engine_ends.py poisoned_request.py vanishing_clients.py overload.py soak.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve image test v2-test shapes-test deploy-test fault-test lint types bench gpu-report clean runtime dev v2 node
+.PHONY: help serve image test v2-test shapes-test deploy-test fault-test lint types bench gpu-report study clean runtime dev v2 node
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ bench: runtime ## measure the engine's speed (ARGS='--size L --batch 1 8 32')
 
 gpu-report: dev ## measure the whole system on this machine's GPU, part by part, into docs/benchmarks-gpu.md
 	@$(BIN)/python -m scripts.gpu_report $(ARGS)
+
+study: dev ## train what docs/studies/codebook.jsonl lacks (150 small image tokenizers), and plot the codebook study
+	@$(BIN)/python -m demo.studies.codebook $(ARGS)
 
 clean: ## remove caches and build output (.venv and node_modules stay)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

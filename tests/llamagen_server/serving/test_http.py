@@ -147,10 +147,10 @@ async def test_requests_survive_an_engine_that_dies_or_hangs(server: Server, kin
         images = [asyncio.create_task(generate(client, body)) for body in bodies]
         engine = server.engine()
 
-        async def all_are_in_flight() -> bool:
-            return await metric(server, "llamagen_images_in_flight") == len(bodies)
+        async def most_are_in_flight() -> bool:  # on a slow machine, the first are finished before the last begin
+            return await metric(server, "llamagen_images_in_flight") > len(bodies) / 2
 
-        await until(all_are_in_flight)
+        await until(most_are_in_flight)
         engine.send_signal(kind)
 
         async def is_restarting() -> bool:
