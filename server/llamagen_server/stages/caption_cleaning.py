@@ -77,8 +77,12 @@ _AFTER_REPAIR = _rules(
 )
 
 
+_IDEOGRAPHS = r"[\u31c0-\u9fff]"
+_WORD_WITHOUT_THEM = r"[^\W_\u3005-\u30ff]"
+"""A letter or digit; kana and iteration marks, which Japanese writes between ideographs, are no words of their own."""
+
 _KINDS = (
-    ("ideographs, such as Chinese characters", r"[\u31c0-\u9fff]"),
+    ("ideographs, such as Chinese characters", _IDEOGRAPHS),
     ("links", rf"https?:|www:|{_DOMAIN}"),
     ("markup", r"<[^<>]+>|&\w+;"),
     ("nicknames", r"@\w"),
@@ -93,6 +97,11 @@ _KINDS = (
 def removed_kinds(text: str) -> list[str]:
     """Returns names of what `clean_caption` removes from a caption that it empties, for an error message."""
     return [name for name, pattern in _KINDS if re.search(pattern, text.lower())]
+
+
+def lost_its_words(text: str, cleaned: str) -> bool:
+    """Whether `clean_caption` has removed ideographs and left signs and kana alone."""
+    return bool(re.search(_IDEOGRAPHS, text)) and not re.search(_WORD_WITHOUT_THEM, cleaned)
 
 
 def clean_caption(text: str) -> str:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llamagen_server.core.request import MAX_PROMPT
 from llamagen_server.model_dir.encoder_files import encoder_width
-from llamagen_server.stages.caption_cleaning import clean_caption, removed_kinds
+from llamagen_server.stages.caption_cleaning import clean_caption, lost_its_words, removed_kinds
 
 
 class TextEncoder:
@@ -87,9 +87,9 @@ class TextEncoder:
         text = clean_caption(prompt) if self._clean else prompt.lower().strip()  # as the official T5Embedder
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError("the prompt is not valid Unicode, it has half of a surrogate pair")
-        if not text:
-            removed = ", ".join(removed_kinds(prompt))
-            raise ValueError(f"nothing is left of the prompt after cleaning as in training, which removes {removed}")
+        if not text or (self._clean and lost_its_words(prompt, text)):
+            left, removed = "no word" if text else "nothing", ", ".join(removed_kinds(prompt))
+            raise ValueError(f"{left} is left of the prompt after cleaning as in training, which removes {removed}")
         return text
 
 

@@ -119,6 +119,22 @@ def test_prompt_that_cleaning_empties(t5: TextEncoder, tiny_t5_dir: Path, prompt
     assert len(hidden_states(TextEncoder(tiny_t5_dir, max_tokens=120, clean=False), [prompt])[0]) > 0
 
 
+@pytest.mark.parametrize(
+    "prompt", ["一只红色的猫。", "「一只猫」", "一只红色的猫!", "赤い猫", "人々", "高い山、青い空"]
+)
+def test_prompt_of_which_cleaning_leaves_no_word(t5: TextEncoder, tiny_t5_dir: Path, prompt: str) -> None:
+    message = "no word is left of the prompt after cleaning as in training, which removes ideographs, such as Chinese"
+    with pytest.raises(ValueError, match=f"^{message}"):
+        hidden_states(t5, [prompt])
+    assert len(hidden_states(TextEncoder(tiny_t5_dir, max_tokens=120, clean=False), [prompt])[0]) > 0
+
+
+@pytest.mark.parametrize("prompt", ["red 猫", "猫5", "빨간 猫", "красная 猫。", "りんご", "!!!"])
+def test_prompt_of_which_cleaning_leaves_words(t5: TextEncoder, prompt: str) -> None:
+    """Signs and kana without ideographs stay as they are, as in training."""
+    assert len(hidden_states(t5, [prompt])[0]) > 1
+
+
 def test_lone_surrogates_are_an_error_or_repaired(t5: TextEncoder, tiny_t5_dir: Path) -> None:
     assert len(hidden_states(t5, ["a \ud800 cat"])[0]) == 4
     with pytest.raises(ValueError, match="not valid Unicode"):
