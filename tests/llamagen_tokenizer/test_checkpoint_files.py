@@ -115,12 +115,15 @@ def test_the_line_saves_a_state_dict_without_entries_too(tmp_path: Path) -> None
 
 
 def test_the_line_saves_the_weights_of_a_whole_module(tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(CheckpointError, match=r"it holds a torch\.nn\.modules\.linear\.Linear") as error:
-        load_checkpoint(tmp_path / "module.pt")
-    command = shlex.split(str(error.value).rsplit("save the weights alone: ", 1)[1])
-    subprocess.run([sys.executable, *command[1:]], check=True, timeout=60)
-    assert load_checkpoint(tmp_path / "module-weights.pt").keys() == {"weight", "bias"}
+    module = torch.nn.Linear(2, 2)
+    for name, content in {"module": module, "entry": {"model": module, "epoch": 3}}.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        with pytest.raises(CheckpointError, match=r"it holds a torch\.nn\.modules\.linear\.Linear") as error:
+            load_checkpoint(tmp_path / f"{name}.pt")
+        command = shlex.split(str(error.value).rsplit("save the weights alone: ", 1)[1])
+        subprocess.run([sys.executable, *command[1:]], check=True, timeout=60)
+        saved: Any = load_checkpoint(tmp_path / f"{name}-weights.pt")
+        assert saved.get("model", saved).keys() == {"weight", "bias"}
 
 
 class Malicious:

@@ -114,13 +114,13 @@ def _refusal(path: Path, error: str) -> str:
 
 
 def _resave_command(path: Path) -> str:
-    """Returns a shell command that writes the tensors of a torch checkpoint to a new file."""
+    """Returns a shell command that writes the tensors of a torch checkpoint, in their entries, to a new file."""
     source = json.dumps(str(path), ensure_ascii=False)
     target = json.dumps(str(path.with_name(f"{path.stem}-weights.pt")), ensure_ascii=False)
-    entries = json.dumps([*WEIGHT_ENTRIES, EMA_ENTRY])
     code = (
-        f'import torch; c = torch.load({source}, map_location="cpu", weights_only=False); '
-        'c = c.state_dict() if hasattr(c, "state_dict") else c; '
-        f"torch.save({{k: v for k, v in c.items() if k in {entries} or torch.is_tensor(v)}}, {target})"
+        "import torch; t = torch.is_tensor; "
+        'w = lambda c: {k: v if t(v) else w(v) for k, v in getattr(c, "state_dict", lambda: c)().items() '
+        'if t(v) or isinstance(v, dict) or hasattr(v, "state_dict")}; '
+        f'torch.save(w(torch.load({source}, map_location="cpu", weights_only=False)), {target})'
     )
     return f"python -c {shlex.quote(code)}"

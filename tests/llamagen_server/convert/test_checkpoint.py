@@ -6,6 +6,9 @@ import argparse
 import datetime
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from llamagen_server.convert.options import ConvertOptions
 from llamagen_server.convert.vq import read_vq
 from llamagen_server.model_dir import ModelDir
 from llamagen_tokenizer import VQConfig, VQModel, load_vq
+from llamagen_tokenizer.checkpoint_files import CheckpointError, load_checkpoint
 from llamagen_tokenizer.state_dict import GPT, VQ, WRAPPERS
 from vllm_llamagen.caption_projection import CaptionProjection
 from vllm_llamagen.config import LlamaGenConfig
@@ -531,6 +535,35 @@ def test_other_classes_beside_the_weights(refused: Callable[..., None], weights:
         r"gpt.pt: not a checkpoint of plain tensors \(it holds a datetime.datetime\); .*python -c 'import torch; ",
         gpt_ckpt=tmp_path / "gpt.pt",
     )
+
+
+SAVED = datetime.datetime(2024, 6, 10)
+OTHER_ENTRIES: dict[str, Callable[[Weights, Weights], Args]] = {
+    "both networks": lambda gpt, vq: {"gpt_model": gpt, "vq_model": vq, "saved": SAVED},
+    "another entry": lambda gpt, vq: {"net": gpt, "saved": SAVED},
+    "inside the state dict": lambda gpt, vq: {"model": gpt | {"out": Path("runs/3")}},
+    "Lightning": lambda gpt, vq: {"state_dict": prefixed("gpt.", gpt), "hyper_parameters": {"out": Path("runs/3")}},
+    "an optimizer beside it": lambda gpt, vq: {
+        "gpt": gpt,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(2), "at": SAVED}}, "param_groups": [{"lr": 0.1}]},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_ENTRIES)
+def test_the_line_that_saves_the_weights_alone_makes_a_checkpoint(
+    converted: Callable[..., None], weights: Weights, vq_weights: Weights, tmp_path: Path, kind: str
+) -> None:
+    torch.save(OTHER_ENTRIES[kind](weights, vq_weights), tmp_path / "all.pt")
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path / "all.pt")
+    line = str(error.value).rsplit("save the weights alone: ", 1)[1]
+    folder = Path(sys.executable).parent
+    subprocess.run(
+        line, shell=True, check=True, timeout=60, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    )
+    saved = tmp_path / "all-weights.pt"
+    converted(gpt_ckpt=saved, **({"vq_ckpt": saved} if kind == "both networks" else {}))
 
 
 def test_command_line_as_a_dictionary(convert: Convert, c2i: Args, weights: Weights, out: Path, tmp_path: Path) -> None:
