@@ -8,7 +8,7 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, TiffImagePlugin, features
 
 T = TypeVar("T")
 
@@ -26,6 +26,9 @@ MAX_ASPECT = 16
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 """Formats that are read. Pillow knows more, some of which run other programs."""
 UNREADABLE = f"not an image file that can be read ({', '.join(FORMATS)})"
+UNSUPPORTED_TIFF = (
+    "a TIFF file of unsupported pixels, such as floating-point colours or 64 bits: save it with 8 or 16 bits"
+)
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -54,7 +57,7 @@ def decode_base64(text: str) -> bytes:
 def read_image_file(data: bytes) -> Image.Image:
     """Reads an image file of one of `FORMATS`: the first frame of an animation, upright as its EXIF data ask for.
 
-    Faults of metadata do not matter. More than 8 bits per channel are scaled to 8.
+    Faults of metadata do not matter. More than 8 bits per channel are scaled to 8, see `_white`.
 
     Returns:
         The image in the mode RGBA if the file has transparency, else in RGB.
@@ -75,7 +78,7 @@ def _read(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise ValueError(f"too large, at most {MAX_PIXELS} pixels are allowed") from None
     except Exception:
-        raise ValueError(UNREADABLE) from None
+        raise ValueError(UNSUPPORTED_TIFF if _is_unsupported_tiff(data) else UNREADABLE) from None
     short, long = sorted(image.size)
     if short * long > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height}, at most {MAX_PIXELS} pixels are allowed")
@@ -83,20 +86,45 @@ def _read(data: bytes) -> Image.Image:
         raise ValueError(f"{image.width}x{image.height}, one side may be at most {MAX_ASPECT} times the other")
     try:
         image.load()
+        scales = _full_scales(image)
         with suppress(Exception):  # damaged EXIF data
             image = ImageOps.exif_transpose(image)
-        return _in_8_bits(image)
+        return _in_8_bits(image, scales)
     except Exception:  # a damaged file can raise almost anything in Pillow
         raise ValueError(UNREADABLE) from None
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
+def _is_unsupported_tiff(data: bytes) -> bool:
+    """Whether Pillow knows the format of a file, and not that of its pixels; `Image.open` does not tell."""
+    try:
+        TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    except Exception as error:
+        return str(error) == "unknown pixel mode"
+    return False
+
+
+def _full_scales(image: Image.Image) -> tuple[int, ...]:
+    """Returns the values that may stand for white in an image of more than 8 bits, the smallest first."""
+    if image.mode.startswith("I;16"):
+        return (65535,)
+    if image.mode == "F":
+        return (1, 255, 65535)
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    return (255, 32767 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (16,) else 65535)
+
+
+def _in_8_bits(image: Image.Image, scales: tuple[int, ...]) -> Image.Image:
     """Returns the image as RGBA or RGB. Pillow itself would cut off what is above 255, and so turn it white."""
+    transparent = image.info.get("transparency")  # a grey level, a colour or indices
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
         strips = [values[row : row + ROWS] for row in range(0, len(values), ROWS)]
-        white = _white(max(float(strip[np.isfinite(strip)].max(initial=0)) for strip in strips), image.mode)
+        white = _white(strips, scales)
         image = Image.fromarray(np.concatenate([_scaled(strip, white) for strip in strips]))
+        if transparent is not None:
+            image.putalpha(Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255))))
+    elif isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits, of which Pillow has made 8
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if image.mode in ("La", "RGBa"):  # colours that are multiplied by alpha
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -108,15 +136,17 @@ def _scaled(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
     return np.rint(clean * (255 / white)).astype(np.uint8)
 
 
-def _white(largest: float, mode: str) -> float:
-    """Returns the value that stands for white: the smallest full scale that holds the largest value.
+def _white(strips: Sequence[NDArray[Any]], scales: tuple[int, ...]) -> float:
+    """Returns the value that stands for white: the smallest full scale that fits, else the largest value.
 
-    A mode of 16 bits states it.
+    A scale fits unless more than 1 % of the values exceed it twofold: highlights, and what filters add at edges, must
+    not turn an image black.
     """
-    if mode.startswith("I;16"):
-        return 65535
-    scales = (1, 255, 65535) if mode == "F" else (255, 65535)
-    return next((scale for scale in scales if largest <= scale), largest)
+    few = sum(strip.size for strip in strips) / 100
+    for scale in scales:
+        if sum(np.count_nonzero(strip > 2 * scale) for strip in strips) <= few:
+            return scale
+    return max(float(strip[np.isfinite(strip)].max(initial=0)) for strip in strips)
 
 
 def _png_pixels(data: bytes) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 from tests.helpers.image_files import png
 
 from llamagen_server.image_files.reading import decode_base64, read_image_file
@@ -42,6 +42,30 @@ def test_floating_point_is_scaled_to_8_bits(white: float) -> None:
     read = np.asarray(read_image_file(file(Image.fromarray(values), "TIFF")))[:, :, 0]
     assert (read[1:] == RAMP[1:]).all()
     assert read[0, :3].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_values_above_white_do_not_darken_an_image(scale: float) -> None:
+    """Highlights of a few pixels, and values that a filter or rounding has put a little above white anywhere."""
+    values = RAMP.astype(np.float32) / 255 * scale
+    values[:, 60:] = 1.2 * scale
+    values[0, 60:64] = 50 * scale, 1e6, np.inf, 3e38
+    read = np.asarray(read_image_file(file(Image.fromarray(values), "TIFF")))[:, :, 0]
+    assert (read[:, :60] == RAMP[:, :60]).all()
+    assert (read[:, 60:] == 255).all()
+
+
+def test_values_beyond_every_scale() -> None:
+    values = RAMP.astype(np.float32) * 1e6
+    read = np.asarray(read_image_file(file(Image.fromarray(values), "TIFF")))[:, :, 0]
+    assert np.abs(read - RAMP * (255 / 252)).max() <= 0.5
+
+
+def test_16_bits_with_a_sign_are_scaled_to_8() -> None:
+    data = file(Image.fromarray(RAMP.astype(np.uint16) * 128), "TIFF", tiffinfo={TiffImagePlugin.SAMPLEFORMAT: 2})
+    assert Image.open(io.BytesIO(data)).mode == "I"
+    read = np.asarray(read_image_file(data))[:, :, 0].astype(int)
+    assert np.abs(read - RAMP).max() <= 1
 
 
 @pytest.mark.parametrize(("white", "step"), [(255, 1), (65535, 257)])
@@ -145,7 +169,29 @@ def test_a_png_with_transparent_colour_has_transparency() -> None:
     assert read_image_file(file(image, "PNG", transparency=(1, 2, 3), pnginfo=info)).mode == "RGBA"
 
 
+@pytest.mark.parametrize("step", [1, 257])
+def test_a_grey_png_with_a_transparent_level_has_transparency(step: int) -> None:
+    grey = RAMP.astype(np.uint16) * 257 if step == 257 else RAMP
+    image = read_image_file(file(Image.fromarray(grey), "PNG", transparency=4 * step))
+    pixels = np.asarray(image)
+    assert image.mode == "RGBA"
+    assert (pixels[:, :, 0] == RAMP).all()
+    assert (pixels[:, :, 3] == np.where(RAMP == 4, 0, 255)).all()
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_a_png_of_16_bits_with_a_transparent_colour_has_transparency(level: int) -> None:
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    pixels = struct.pack(">x3H3H", *[level * 257] * 3, 1, 30000, 65535)
+    chunks = {b"IHDR": header, b"tRNS": pixels[1:7], b"IDAT": zlib.compress(pixels), b"IEND": b""}
+    image = read_image_file(png(PICTURE)[:8] + b"".join(chunk(*item) for item in chunks.items()))
+    assert (image.mode, image.getchannel("A").tobytes()) == ("RGBA", b"\0\xff")
+
+
 HUGE = chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0))
+
+
+FLOATING_COLOURS = file(PICTURE, "TIFF", tiffinfo={TiffImagePlugin.SAMPLEFORMAT: (3, 3, 3)})
 
 
 def test_a_png_of_many_chunks_is_refused_at_once() -> None:
@@ -173,6 +219,11 @@ def test_the_memory_for_reading_is_bounded() -> None:
     [
         (b"", "an empty file"),
         (b"GIF89a", "not an image file that can be read"),
+        (b"II*\0" + bytes(20), "not an image file that can be read"),
+        (
+            FLOATING_COLOURS,
+            "a TIFF file of unsupported pixels, such as floating-point colours or 64 bits: save it with",
+        ),
         (png(PICTURE)[:-200], "not an image file that can be read"),
         (png(PICTURE)[:8] + HUGE + chunk(b"IDAT", b""), "too large, at most 67108864 pixels"),
     ],
