@@ -114,7 +114,10 @@ def read_inpainting(
         if mask is not None:
             raise InvalidRequestError("mask and keep_rows are both given: give one", "keep_rows")
         if not 0 <= keep_rows < grid_size:
-            raise InvalidRequestError(f"keep_rows is {keep_rows}, must be 0 to {grid_size - 1}", "keep_rows")
+            problem = f"keep_rows is {keep_rows}, must be 0 to {grid_size - 1}"
+            if keep_rows > 0:
+                problem = f"nothing is masked: {problem}; keep fewer rows, or send a mask in their place: {HOW_TO_MASK}"
+            raise InvalidRequestError(problem, "keep_rows")
         masked = np.arange(side)[:, None].repeat(side, 1) >= keep_rows * (side // grid_size)
     return None if masked.all() else Inpainting(np.array(center_crop(original.convert("RGB"), side)), masked, feather)
 

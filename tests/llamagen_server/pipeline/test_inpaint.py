@@ -140,7 +140,12 @@ def test_bad_files() -> None:
         "nothing is masked: the mask has no transparent pixel, and is not black and white; make": (image, image, None),
         "nothing is masked: mask and keep_rows are missing, and the image has no transparent": (image, None, None),
         "mask and keep_rows are both given: give one": (image, half, 3),
-        "keep_rows is 8, must be 0 to 7": (image, None, 8),
+        "^keep_rows is -1, must be 0 to 7$": (image, None, -1),
+        "^nothing is masked: keep_rows is 8, must be 0 to 7; keep fewer rows, or send a mask in .*: make the": (
+            image,
+            None,
+            8,
+        ),
     }
     for message, (file, mask, keep_rows) in bad.items():
         with pytest.raises(InvalidRequestError, match=message):

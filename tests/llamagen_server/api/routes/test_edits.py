@@ -224,7 +224,7 @@ async def test_bad_edits(text_openai: AsyncOpenAI, text_client: httpx.AsyncClien
         "size is '512x512', must be 'auto' or '64x64'": {"size": "512x512"},
         "n is 'two': input should be a valid integer": {"n": "two"},
         "n is '11': input should be less than or equal to 10": {"n": 11},
-        "keep_rows is 9, must be 0 to 7": {"mask": openai.omit, "extra_body": {"keep_rows": 9}},
+        "nothing is masked: keep_rows is 9, must be 0 to 7": {"mask": openai.omit, "extra_body": {"keep_rows": 9}},
         "unknown field 'steps'": {"extra_body": {"steps": 3}},
         "prompt is missing": {"prompt": openai.omit},
     }
