@@ -17,6 +17,7 @@ from llamagen_server.api.middleware.forwarded import Forwarded
 from llamagen_server.api.middleware.lenient_requests import LenientRequests
 from llamagen_server.api.middleware.security_headers import SecurityHeaders
 from llamagen_server.api.middleware.tracing import Tracing
+from llamagen_server.api.middleware.unread_body import UnreadBody
 from llamagen_server.api.routes import (
     api_page,
     generate,
@@ -81,6 +82,7 @@ def create_app(
     app.add_middleware(LenientRequests)
     app.add_middleware(Tracing)
     app.add_middleware(AccessLog)
+    app.add_middleware(UnreadBody)
     cors.install(app, allowed_origins)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Forwarded, trusted_hosts=list(trusted_proxies))  # the last one is the outermost

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from openai import APIStatusError, AsyncOpenAI
 from tests.helpers.app import make_app
 from tests.helpers.app_on_a_port import serve
 from tests.helpers.hostile import JSON, MIB
 from tests.llamagen_server.api.test_hostile_input import resident_bytes
+
+from llamagen_server.api.app import create_app
 
 POST = b"POST /generate HTTP/1.1\r\nhost: a\r\n"
 RAW = {
@@ -99,6 +105,28 @@ async def test_a_refused_upload_gets_its_reply(url: str) -> None:
         run = await asyncio.to_thread(subprocess.run, curl, input=data, capture_output=True, timeout=60, check=False)
         assert (run.returncode, b"more than 1048576 bytes" in run.stdout) == (0, True), (flags, run)
     assert await is_ready(url)
+
+
+REFUSED = {
+    "no key": (401, "/v1/images/edits", {}),
+    "compressed": (415, "/v1/images/edits", {"x-api-key": "key", "content-encoding": "gzip"}),
+    "no form": (400, "/v1/images/edits", {"x-api-key": "key", "content-type": "text/plain"}),
+    "still loading": (503, "/v1/images/edits", {"x-api-key": "key"}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_upload_that_is_refused_before_it_is_read_gets_its_reply(class_app: FastAPI, name: str) -> None:
+    """urllib sends its whole body before it reads, and asks for the end of the connection after the reply."""
+    status, path, headers = REFUSED[name]
+    pipeline = None if status == 503 else class_app.state.pipeline
+    with serve(create_app("tiny", pipeline, ["key"])) as url:
+        headers = {"content-type": "multipart/form-data; boundary=x", **headers}
+        request = urllib.request.Request(url + path, b"a" * 30 * MIB, headers)
+        with pytest.raises(urllib.error.HTTPError) as error, urllib.request.urlopen(request, timeout=60):
+            pass
+        with error.value:
+            assert (error.value.code, "message" in json.load(error.value)["error"]) == (status, True)
 
 
 async def test_a_chunked_body_without_end_is_cut_off(url: str) -> None:

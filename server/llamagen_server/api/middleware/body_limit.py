@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,18 +17,9 @@ MAX_IMAGE_BODY = {"/v1/images/edits": 64 * 2**20, "/v1/images/encode": 8 * 2**20
 MAX_VALUES = 20_000
 """Brackets and commas of a body of JSON: a value of two bytes, such as ``[]``, takes a hundred or more in memory."""
 
-MAX_DISCARDED = 2**28
-"""Bytes of a refused body that are still read, so that its client sees the reply; beyond them the connection ends."""
-DISCARD_SECONDS = 20.0
-"""Time for that."""
-
 
 class BodyLimit:
-    """Answers 413 to a body that is too large for its path.
-
-    Many clients read a reply only when they have sent their whole body, so the rest of it is read and dropped first. A
-    client that waits for leave to send it (``Expect: 100-continue``) gets the reply at once.
-    """
+    """Answers 413 to a body that is too large for its path, and 415 to a compressed one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -51,8 +39,7 @@ class BodyLimit:
         is_form = headers.get("content-type", "").lower().startswith("multipart/")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:
-            waits = headers.get("expect", "").lower() == "100-continue"
-            raise ApiError(413, message, headers=None if waits else await _discard(receive, int(length)))
+            raise ApiError(413, message)
         received = values = 0
 
         async def limited() -> Message:
@@ -62,22 +49,8 @@ class BodyLimit:
             received += len(body)
             values += 0 if is_form else sum(map(body.count, b"[{,"))
             if received > limit or values > MAX_VALUES:
-                closing = await _discard(receive) if part.get("more_body") else None
                 text = message if received > limit else f"the body has more than {MAX_VALUES} values"
-                raise HTTPException(413, text, closing)  # body parsers let an HTTPException through
+                raise HTTPException(413, text)  # body parsers let an HTTPException through
             return part
 
         await self.app(scope, limited, send)
-
-
-async def _discard(receive: Receive, declared: int = 0) -> dict[str, str] | None:
-    """Reads the rest of a body and drops it. Returns the headers of a reply to an unfinished one, which end it."""
-    size = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DISCARD_SECONDS):
-            while max(size, declared) <= MAX_DISCARDED:
-                part = await receive()
-                size += len(part.get("body", b""))
-                if not part.get("more_body"):
-                    return None
-    return {"connection": "close"}
