@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
@@ -49,6 +50,15 @@ def set_up(log_format: str = "text") -> None:
             handler.setFormatter(formatter)
     logging.getLogger("llamagen_server").setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its warnings are about what clients send
+    ignore_warnings_about_files()
+
+
+def ignore_warnings_about_files() -> None:
+    """Keeps Pillow's warnings about the metadata of image files out of the log, for the whole process.
+
+    Files are read in several threads, and `warnings.catch_warnings` is not safe there.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _message(record: logging.LogRecord) -> str:

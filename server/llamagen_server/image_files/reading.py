@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +56,8 @@ def decode_base64(text: str) -> bytes:
 def read_image_file(data: bytes) -> Image.Image:
     """Reads an image file of one of `FORMATS`: the first frame of an animation, upright as its EXIF data ask for.
 
-    Faults of metadata do not matter. More than 8 bits per channel are scaled to 8, see `_white`.
+    Faults of metadata do not matter. Pillow may warn of them, unless `logs.ignore_warnings_about_files` was called.
+    More than 8 bits per channel are scaled to 8, see `_white`.
 
     Returns:
         The image in the mode RGBA if the file has transparency, else in RGB.
@@ -67,12 +67,7 @@ def read_image_file(data: bytes) -> Image.Image:
     """
     if not data:
         raise ValueError("an empty file")
-    with warnings.catch_warnings():  # another thread may leave the filter behind, which does no harm
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata; the log belongs to this server
-        return _read(_png_pixels(data))
-
-
-def _read(data: bytes) -> Image.Image:
+    data = _png_pixels(data)
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:

@@ -19,7 +19,7 @@ from starlette.routing import Match, Mount
 from starlette.types import Scope
 
 from llamagen_server.api.app import IMAGE_ROUTES, create_app
-from llamagen_server.core import metrics
+from llamagen_server.core import logs, metrics
 from llamagen_server.engine.guidance_watch import GuidanceWatch, watch_guidance
 from llamagen_server.engine.vllm_engine import VLLMEngine
 from llamagen_server.pipeline.build import load_stages, open_model
@@ -40,6 +40,7 @@ class ImageEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Adds the image routes behind vLLM's own. Those outside /v1 require vLLM's keys too."""
         args = app.state.args
+        logs.ignore_warnings_about_files()
         name, *aliases = args.served_model_name or [args.model]
         self.images = create_app(name, api_keys=_keys(args), routes=IMAGE_ROUTES, aliases=aliases)
         app.routes.append(_ImageRoutes("", app=self.images))

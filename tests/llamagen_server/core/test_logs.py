@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -88,3 +89,10 @@ def test_set_up_changes_the_format_of_our_own_handler_only(monkeypatch: pytest.M
     set_up()
     assert isinstance(ours.formatter, TextFormatter)
     assert other.formatter is None
+
+
+def test_set_up_keeps_warnings_about_files_out_of_the_log(recwarn: pytest.WarningsRecorder) -> None:
+    set_up()
+    for module in ("PIL.TiffImagePlugin", "elsewhere"):
+        warnings.warn_explicit("Corrupt EXIF data", UserWarning, "file.py", 1, module)
+    assert len(recwarn) == 1
