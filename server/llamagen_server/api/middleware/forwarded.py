@@ -34,16 +34,20 @@ def check_trusted(addresses: str) -> list[str]:
 class Forwarded(ProxyHeadersMiddleware):
     """Adds host and path prefix to what uvicorn's middleware believes of the hosts it trusts: scheme and client.
 
-    Links in replies have them. Values of another form are ignored.
+    Links in replies have them. Values of another form are ignored. Of several schemes, as two proxies in a row send
+    them, the first is the client's.
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         client = scope.get("client")
         if scope["type"] == "http" and client and client[0] in self.trusted_hosts:
-            headers = Headers(scope=scope)
+            headers = MutableHeaders(scope=scope)
+            if "x-forwarded-proto" in headers:  # uvicorn reads a single one in lower case
+                first = headers["x-forwarded-proto"].partition(",")[0]
+                headers["x-forwarded-proto"] = first.strip().lower()
             host, prefix = (_last(headers, f"x-forwarded-{name}") for name in ("host", "prefix"))
             if _HOST.fullmatch(host):
-                MutableHeaders(scope=scope)["host"] = host
+                headers["host"] = host
             if PREFIX.fullmatch(prefix.rstrip("/")):
                 scope["root_path"] = prefix.rstrip("/")
         root = scope.get("root_path", "")
