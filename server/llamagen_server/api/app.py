@@ -9,10 +9,10 @@ from fastapi import FastAPI
 
 from llamagen_server import __version__
 from llamagen_server.api import errors, openapi
-from llamagen_server.api.middleware import cors
 from llamagen_server.api.middleware.access_log import AccessLog
 from llamagen_server.api.middleware.api_key import ApiKeys, Keyring
 from llamagen_server.api.middleware.body_limit import BodyLimit
+from llamagen_server.api.middleware.cors import Cors, install_cors
 from llamagen_server.api.middleware.forwarded import Forwarded
 from llamagen_server.api.middleware.lenient_requests import LenientRequests
 from llamagen_server.api.middleware.security_headers import SecurityHeaders
@@ -40,8 +40,8 @@ def create_app(
     pipeline: Pipeline | None = None,
     api_keys: Keyring | Sequence[str] = (),
     routes: Sequence[ModuleType] = ROUTES,
-    allowed_origins: Sequence[str] = (),
     *,
+    cors: Cors = Cors(),
     aliases: Sequence[str] = (),
     policy: RequestPolicy = RequestPolicy(),
     root_path: str = "",
@@ -55,7 +55,7 @@ def create_app(
             when ``app.state.draining`` is set.
         api_keys: if there are any, each request must carry one of them.
         routes: modules of `api.routes`; another server that includes this app has its own `health`.
-        allowed_origins: origins whose pages may call the server, as `cors.check_origins` returns them.
+        cors: what pages of other origins may do.
         aliases: more names by which requests may call the model.
         policy: what is done for clients that cannot send what the server needs.
         root_path: path prefix below which a proxy serves this server, such as "/images-api".
@@ -83,7 +83,7 @@ def create_app(
     app.add_middleware(Tracing)
     app.add_middleware(AccessLog)
     app.add_middleware(UnreadBody)
-    cors.install(app, allowed_origins)
+    install_cors(app, cors)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Forwarded, trusted_hosts=list(trusted_proxies))  # the last one is the outermost
     errors.install(app)

@@ -93,14 +93,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time without an answer after which the engine is replaced; longer for slow models (default: %(default)g)",
     )
-    add(
-        "--allowed-origins",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="origin whose pages may call the server from a browser, such as https://example.com; *: all; repeatable, "
-        "or a list in JSON (default: none)",
-    )
+    _add_cors_flags(group)
     _add_policy_flags(group)
     add(
         "--rollouts",
@@ -128,6 +121,22 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_tls_flags(group)
     add_model_flags(parser, group)
+
+
+def _add_cors_flags(group: argparse._ArgumentGroup) -> None:
+    for flag, metavar, text in (
+        ("--allowed-origins", "ORIGIN", "origin whose pages may call the server from a browser, such as "
+         "https://example.com; *: all; repeatable, or a list in JSON (default: none)"),
+        ("--allowed-methods", "METHOD", "method that those pages may use; repeatable, or a list in JSON (default: *)"),
+        ("--allowed-headers", "HEADER", "header that those pages may send; repeatable, or a list in JSON (default: *)"),
+    ):  # fmt: skip
+        group.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
+    group.add_argument(
+        "--allow-credentials",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="let browsers send cookies and certificates from those pages, for a proxy that asks for them",
+    )
 
 
 def _add_policy_flags(group: argparse._ArgumentGroup) -> None:
@@ -170,7 +179,7 @@ def run(args: argparse.Namespace) -> None:
         EngineStoppedError: the engine did not start, or ended for good.
     """
     from llamagen_server.api.middleware.api_key import Keyring
-    from llamagen_server.api.middleware.cors import check_origins
+    from llamagen_server.api.middleware.cors import read_cors
     from llamagen_server.api.middleware.forwarded import check_trusted
     from llamagen_server.api.paths import check_root_path
     from llamagen_server.cli.loading import load_pipeline
@@ -189,7 +198,7 @@ def run(args: argparse.Namespace) -> None:
         keyring=Keyring.collect(args.api_key, args.api_key_file),
         drain_seconds=args.shutdown_timeout,
         tls=_tls(args),
-        allowed_origins=check_origins(args.allowed_origins),
+        cors=read_cors(args.allowed_origins, args.allowed_methods, args.allowed_headers, args.allow_credentials),
         policy=RequestPolicy(args.size_policy, args.edit_without_mask, args.default_response_format),
         root_path=check_root_path(args.root_path),
         trusted_proxies=check_trusted(args.forwarded_allow_ips),

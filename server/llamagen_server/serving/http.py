@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from llamagen_server.api.app import ROUTES, create_app
 from llamagen_server.api.middleware.api_key import Keyring
+from llamagen_server.api.middleware.cors import Cors
 from llamagen_server.api.routes import rollouts
 from llamagen_server.core import metrics
 from llamagen_server.core.options import RequestPolicy
@@ -42,8 +43,8 @@ class HttpOptions:
     """Time for requests in flight after a stop signal; those that take longer are cut off."""
     tls: Tls | None = None
     """None: plain HTTP."""
-    allowed_origins: tuple[str, ...] = ()
-    """Origins whose pages may call the server from a browser."""
+    cors: Cors = field(default_factory=Cors)
+    """What pages of other origins may do."""
     policy: RequestPolicy = field(default_factory=RequestPolicy)
     """What is done for clients that cannot send what the server needs."""
     root_path: str = ""
@@ -72,7 +73,7 @@ def serve_http(names: Sequence[str], listener: Listener, load: Callable[[], Pipe
         names[0],
         api_keys=options.keyring,
         routes=(*ROUTES, rollouts) if options.rollouts else ROUTES,
-        allowed_origins=options.allowed_origins,
+        cors=options.cors,
         aliases=names[1:],
         policy=options.policy,
         root_path=options.root_path,

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from tests.helpers.app import client_of
 
 from llamagen_server.api.app import create_app
-from llamagen_server.api.middleware.cors import check_origins
+from llamagen_server.api.middleware.cors import Cors, read_cors
 from llamagen_server.core.options import Limits
 
 PAGE = "https://page.example"
@@ -16,7 +16,7 @@ PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-he
 
 
 def app_for(class_app: FastAPI, *origins: str) -> FastAPI:
-    return create_app("tiny", class_app.state.pipeline, api_keys=["s3cret"], allowed_origins=origins)
+    return create_app("tiny", class_app.state.pipeline, api_keys=["s3cret"], cors=Cors(origins))
 
 
 async def preflight(app: FastAPI, origin: str) -> httpx.Response:
@@ -66,13 +66,25 @@ async def test_replies_and_errors_have_the_headers(class_app: FastAPI) -> None:
         await allowed(500, "POST", "/generate", key, {"class_id": 1})
 
 
+async def test_methods_headers_and_credentials_may_be_given(class_app: FastAPI) -> None:
+    cors = Cors((PAGE,), ("GET",), ("x-api-key",), allow_credentials=True)
+    app = create_app("tiny", class_app.state.pipeline, cors=cors)
+    async with client_of(app) as client:
+        for method, header, status in (("GET", "x-api-key", 200), ("POST", "x-api-key", 400), ("GET", "x-other", 400)):
+            asked = {"access-control-request-method": method, "access-control-request-headers": header}
+            reply = await client.options("/v1/models", headers={"origin": PAGE, **asked})
+            assert (reply.status_code, reply.headers["access-control-allow-credentials"]) == (status, "true")
+
+
 @pytest.mark.parametrize("origin", ["*", PAGE, "http://localhost:3000", "http://[::1]:8080", "chrome-extension://abc"])
 def test_origins_as_browsers_send_them(origin: str) -> None:
-    assert check_origins([origin]) == (origin,)
+    assert read_cors([origin], [], [], False) == Cors((origin,))
 
 
-def test_origins_may_be_a_json_list_as_for_vllm() -> None:
-    assert check_origins(['["https://a.example", "*"]', "http://b"]) == ("https://a.example", "*", "http://b")
+def test_flags_may_be_json_lists_as_for_vllm() -> None:
+    origins = ['["https://a.example", "*"]', "http://b"]
+    assert read_cors(origins, ['["*"]'], ['["*"]'], False) == Cors(("https://a.example", "*", "http://b"))
+    assert read_cors([], ['["get", "POST"]'], ["x-a", "x-b"], True) == Cors((), ("GET", "POST"), ("x-a", "x-b"), True)
     for text in (
         "https://a.example:443",
         "http://a.example:80",
@@ -82,4 +94,10 @@ def test_origins_may_be_a_json_list_as_for_vllm() -> None:
         '["https://a.example/"]',
     ):
         with pytest.raises(ValueError, match="--allowed-origins is"):
-            check_origins([text])
+            read_cors([text], [], [], False)
+    with pytest.raises(ValueError, match="--allowed-methods is 'GET,POST', must be [*] or a method"):
+        read_cors([], ["GET,POST"], [], False)
+    with pytest.raises(ValueError, match="--allowed-headers is 'x-a: 1', must be [*] or the name of a header"):
+        read_cors([], [], ["x-a: 1"], False)
+    with pytest.raises(ValueError, match="--allow-credentials needs the origins by name"):
+        read_cors(["*"], [], [], True)
