@@ -23,6 +23,7 @@ first vLLM release that has the name at this place.
 | EngineClient | 0.6 | the interface of AsyncLLM; under ``vllm serve`` the engine that it started |
 | AsyncLLM | 0.6 | the engine: one request per image, output as it grows |
 | AsyncEngineArgs, FlexibleArgumentParser | 0.1, 0.11 | vLLM's flags under their own names, and their parser |
+| make_arg_parser | 0.32 | the flags of vLLM's own server; a test compares them with ours |
 | RequestOutputKind | 0.6 | deltas, or the final output only |
 | UniProcExecutor | 0.11 | engine and model in one process on few cores |
 | EngineDeadError, EngineGenerateError | 0.8 | the engine ended, or failed on a request |
@@ -77,6 +78,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 if TYPE_CHECKING:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.logprobs import Logprob
     from vllm.v1.core.sched.output import NewRequestData
     from vllm.v1.worker.cpu_worker import CPUWorker
@@ -135,13 +137,14 @@ __all__ = [
     "get_allowed_cpu_list",
     "get_num_sampled_and_rejected",
     "get_tensor_model_parallel_world_size",
+    "make_arg_parser",
     "process_dict_updates",
     "support_torch_compile",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a name of the workers when it is first asked for: that takes a while, and few processes need it."""
+    """Imports a name when it is first asked for: that takes a while, and few processes need it."""
     if name == "CPUWorker":
         from vllm.v1.worker.cpu_worker import CPUWorker
 
@@ -150,6 +153,10 @@ def __getattr__(name: str) -> Any:
         from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
         return DefaultModelState
+    if name == "make_arg_parser":
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
+
+        return make_arg_parser
     if name == "get_num_sampled_and_rejected":
         from vllm.v1.worker.gpu.input_batch import get_num_sampled_and_rejected
 

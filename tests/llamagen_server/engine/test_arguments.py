@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import pytest
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from llamagen_server.cli import serve
 from llamagen_server.engine import compilation, container
 from llamagen_server.engine.arguments import CONTAINER_WORKER, CPU_WORKER, default_flags, plan_engine
 from llamagen_server.engine.environment import engine_environment
 from llamagen_server.engine.frontend_flags import REFUSED
 from vllm_llamagen.config import LlamaGenConfig
-from vllm_llamagen.vllm_compat import current_platform
+from vllm_llamagen.vllm_compat import AsyncEngineArgs, FlexibleArgumentParser, current_platform, make_arg_parser
 
 
 @pytest.mark.skipif(not current_platform.is_cpu(), reason="about the variables of an engine on a CPU")
@@ -94,6 +96,31 @@ def test_flags_of_vllms_own_server_are_refused_by_name(class_model_dir: Path) ->
         with pytest.raises(ValueError, match=f"^--{name.replace('_', '-')} is a flag of vLLM's own server and has no"):
             plan_engine(default_flags(**{name: value}), str(class_model_dir), config)
     plan_engine(default_flags(served_model_name=["a", "b"]), str(class_model_dir), config)
+
+
+HONOURED = {
+    "--host", "--port", "--api-key", "--root-path", "--config",
+    "--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certs", "--ssl-cert-reqs",
+    "--allowed-origins", "--allowed-methods", "--allowed-headers", "--allow-credentials", "--no-allow-credentials",
+}  # fmt: skip
+"""Flags of vLLM's server, outside its engine flags, that have their meaning here."""
+
+
+def test_every_flag_of_vllms_own_server_is_honoured_or_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = FlexibleArgumentParser()
+    serve.add_arguments(ours)
+    theirs = flags_of(make_arg_parser(FlexibleArgumentParser()))
+    of_the_server = theirs - flags_of(AsyncEngineArgs.add_cli_args(FlexibleArgumentParser()))
+    assert len(of_the_server) > 50
+    assert of_the_server & flags_of(ours) == HONOURED - {"--config"}  # which vLLM's parser reads itself
+    for flag in of_the_server - HONOURED:
+        with pytest.raises(SystemExit):
+            ours.parse_args([flag, "1"])
+        assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {flag for action in parser._actions for flag in action.option_strings}
 
 
 @pytest.mark.skipif(not current_platform.is_cpu(), reason="vLLM compares with a GPU's memory")
