@@ -53,7 +53,7 @@ def metric(llm: LLM, name: str) -> float:
     return float(value)
 
 
-@pytest.fixture(scope="module", params=[4, 8, 16])
+@pytest.fixture(scope="module", params=[8, *(pytest.param(n, marks=pytest.mark.long) for n in (4, 16))])
 def window(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
