@@ -18,8 +18,14 @@ serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
 image: ## build the container image llamagen-serve:DEVICE (default: cpu) with docker, or CONTAINER=podman
 	$(CONTAINER) build --target $(or $(DEVICE),cpu) -t llamagen-serve:$(or $(DEVICE),cpu) $(ARGS) .
 
+# Tests that start vLLM share an engine, the others share the cores.
 test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM)
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -m "not engine" -n logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -m engine
+endif
 
 v2-test: v2 ## run the tests of the model on vLLM's V2 model runner, with Triton's interpreter
 	$(V2) $(BIN)/python -m pytest tests/vllm_llamagen tests/scripts -m engine $(ARGS)
