@@ -43,9 +43,10 @@ def exact_probabilities() -> Tensor:
 
 
 class NoiseSampler:
-    """What `WindowSampler` needs of vLLM's sampler, at temperature 1. Request i has seed i and one prompt token."""
+    """What `WindowSampler` needs of its sampler, at temperature 1. Request i has seed i and one prompt token."""
 
     def __init__(self) -> None:
+        self.sampler = SimpleNamespace()  # vLLM's own, of which the window sets the kind of noise
         prefill_len = SimpleNamespace(gpu=torch.ones(IMAGES, dtype=torch.int32))
         self.req_states = SimpleNamespace(max_num_reqs=IMAGES, device=DEVICE, prefill_len=prefill_len)
 
