@@ -327,6 +327,7 @@ def test_a_tiny_report(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.long
 @needs_v2
 def test_a_tiny_report_of_decode_windows(root: Path, tmp_path: Path) -> None:
     names = ("parity-v2", "parity-windows", "windows-demo-0", "windows-demo-4")

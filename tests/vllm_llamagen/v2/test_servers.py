@@ -25,7 +25,7 @@ CONDITIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=["class", "text"])
+@pytest.fixture(scope="module", params=["text", pytest.param("class", marks=pytest.mark.long)])
 def condition(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
