@@ -3,8 +3,8 @@
     python -m examples.grpo.train --out runs/grpo --seed 0
 
 The policy is the conditional branch (`cfg_branches=1`, at half the work). The reward is the share of a caption's
-attributes that the pixels show (`demo.shapes.checker`). The start is weakened by noise on all weights, so that there is much
-to learn. TRL's trainer is written for language models of transformers; the loss below is a few lines.
+attributes that the pixels show (`demo.shapes.checker`). The start is weakened by noise on all weights, so that there is
+much to learn. TRL's trainer is written for language models of transformers; the loss below is a few lines.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from demo.model import GPT, GPTConfig
 from demo.shapes.captions import Caption, held_out_captions, sample_caption, sample_split
 from demo.shapes.checker import check
-from demo.model import GPT, GPTConfig
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
