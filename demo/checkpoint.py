@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from llamagen_tokenizer.config import VQConfig
+from llamagen_tokenizer.model import VQModel
+
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Writes a new file next to the old one, then replaces it, so that a crash leaves the old checkpoint intact."""
@@ -32,3 +35,11 @@ def load_trained(path: Path) -> dict[str, Any]:
     if (state := load_checkpoint(path)) is None:
         raise FileNotFoundError(f"{path}: no such checkpoint; train first")
     return state
+
+
+def load_trained_vq(path: Path) -> VQModel:
+    """Loads the averaged model from the training checkpoint of an image tokenizer, in float32 and evaluation mode."""
+    state = load_trained(path)
+    model = VQModel(VQConfig.from_dict(state["config"]))
+    model.load_state_dict(state["ema"])
+    return model.eval().requires_grad_(False)

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from demo.checkpoint import load_trained_vq
 from demo.shapes.train_ar import TextToImage, load_trained_ar
-from demo.shapes.train_vq import load_trained_vq
 from llamagen_tokenizer.model import VQModel
 
 logger = logging.getLogger(__name__)

@@ -63,6 +63,17 @@ def autocast() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units())
 
 
+def muon_and_adamw(model: nn.Module, head: nn.Linear) -> list[torch.optim.Optimizer]:
+    """Optimizers of a language model: Muon for the matrices of its layers, AdamW for its head and all else."""
+    matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    ids = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in ids]
+    return [
+        torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
+    ]
+
+
 class Ema:
     """Exponential moving average of a model's parameters and buffers. It decays faster in the first steps."""
 

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from demo.checkpoint import load_trained
+from demo.checkpoint import load_trained, load_trained_vq
 from demo.code_features import add_features, merge_features
 from demo.emoji.classes import CLASSES
 from demo.emoji.codes import code_features, encode_all
-from demo.emoji.train_vq import load_trained_vq
 from demo.model import GPT, GPTConfig
-from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
+from demo.training import Budget, Trainer, autocast, muon_and_adamw, run, set_up, training_parser
 
 CONFIG = GPTConfig(model_type="c2i", num_classes=len(CLASSES), cls_token_num=1, vocab_size=1024)
 BATCH = 48
@@ -34,7 +33,7 @@ def build(config: GPTConfig, features: Tensor, seed: int) -> GPT:
 
 
 class EmojiARTrainer(Trainer):
-    """Muon updates the matrices, AdamW all other parameters.
+    """Trains on random images of the set.
 
     Args:
         class_ids: int64 [N].
@@ -55,14 +54,7 @@ class EmojiARTrainer(Trainer):
     ) -> None:
         self.class_ids, self.codes, self.batch, self.dropout = class_ids, codes, batch, config.class_dropout_prob
         model = build(config, features, seed)
-        matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not model.output]
-        ids = {id(p) for p in matrices}
-        others = [p for p in model.parameters() if id(p) not in ids]
-        optimizers = [
-            torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
-        ]
-        super().__init__(model, asdict(config), optimizers, budget, seed, peak_lr)
+        super().__init__(model, asdict(config), muon_and_adamw(model, model.output), budget, seed, peak_lr)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.randint(len(self.codes), (self.batch,))

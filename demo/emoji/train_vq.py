@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demo.checkpoint import load_trained
+from demo.checkpoint import load_trained_vq
 from demo.emoji.scenes import IMAGE_SIZE, PATCH, render, sample_scene
 from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
 from demo.vq_init import grown, pair_output_channels, start_as_identity
@@ -124,14 +124,6 @@ def _low_convolutions(model: VQModel) -> Iterator[nn.Conv2d]:
         for module in part.modules():
             if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
                 yield module
-
-
-def load_trained_vq(path: Path) -> VQModel:
-    """Loads the averaged model from a training checkpoint, in float32 and evaluation mode."""
-    state = load_trained(path)
-    model = VQModel(VQConfig.from_dict(state["config"]))
-    model.load_state_dict(state["ema"])
-    return model.eval().requires_grad_(False)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from demo.shapes.captions import sample_caption, sample_split
 from demo.shapes.patches import patch_table
 from demo.shapes.scenes import Scene, render
 from demo.shapes.text_encoder import TextEncoder
-from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
+from demo.training import Budget, Trainer, autocast, muon_and_adamw, run, set_up, training_parser
 
 CONFIG = GPTConfig(vocab_size=len(patch_table()))
 BATCH = 64
@@ -62,21 +62,14 @@ def build(config: GPTConfig, features: Tensor, seed: int) -> TextToImage:
 
 
 class ARTrainer(Trainer):
-    """Trains on scenes that are not held out. Muon updates the matrices, AdamW all other parameters."""
+    """Trains on scenes that are not held out."""
 
     def __init__(
         self, budget: Budget, seed: int = 0, peak_lr: float = 2e-3, config: GPTConfig = CONFIG, batch: int = BATCH
     ) -> None:
         self.patches, self.batch, self.dropout = patch_table(), batch, config.class_dropout_prob
         model = build(config, self.patches.features, seed)
-        matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not model.gpt.output]
-        ids = {id(p) for p in matrices}
-        others = [p for p in model.parameters() if id(p) not in ids]
-        optimizers = [
-            torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
-        ]
-        super().__init__(model, asdict(config), optimizers, budget, seed, peak_lr)
+        super().__init__(model, asdict(config), muon_and_adamw(model, model.gpt.output), budget, seed, peak_lr)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         scenes = [self._scene() for _ in range(self.batch)]

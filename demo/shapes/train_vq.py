@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from demo.checkpoint import load_trained
+from demo.checkpoint import load_trained_vq
 from demo.shapes.patches import GRID, patch_table
 from demo.shapes.scenes import render, sample_scene
 from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
@@ -115,14 +115,6 @@ class VQTrainer(Trainer):
         with autocast():
             images: Tensor = self.model.decoder(self.model.post_quant_conv(vectors))
         return images.float()
-
-
-def load_trained_vq(path: Path) -> VQModel:
-    """Loads the averaged model from a training checkpoint, in float32 and evaluation mode."""
-    state = load_trained(path)
-    model = VQModel(VQConfig.from_dict(state["config"]))
-    model.load_state_dict(state["ema"])
-    return model.eval().requires_grad_(False)
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from demo.checkpoint import load_trained_vq
 from demo.emoji.train_ar import EmojiARTrainer, load_trained_ar
-from demo.emoji.train_vq import EmojiVQTrainer, load_trained_vq, make_local
+from demo.emoji.train_vq import EmojiVQTrainer, make_local
 from demo.model import GPTConfig
 from demo.training import Budget, Trainer, run
 
