@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demo.checkpoint import load_checkpoint, save_checkpoint
+from demo.checkpoint import load_checkpoint, load_trained_vq, save_checkpoint
 from demo.threads import ThreadChoice
 from llamagen_server.engine.cpu import has_bfloat16_units
+from llamagen_tokenizer.model import VQModel
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +195,21 @@ def training_parser(description: str | None, peak_lr: float) -> argparse.Argumen
     parser.add_argument("--lr", type=float, default=peak_lr, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=2, help="maximum number of CPU threads")
     return parser
+
+
+def run_image_tokenizer(description: str | None, make: Callable[[Budget, int, float, VQModel | None], Trainer]) -> None:
+    """Runs the command of an image tokenizer's trainer, of which ``make`` takes budget, seed, rate and a smaller model.
+
+    The trainer starts from random weights at its smallest image size, or from the smaller model of ``--from``.
+    """
+    parser = training_parser(description, peak_lr=1e-3)
+    parser.add_argument(
+        "--from", dest="smaller", type=Path, help="checkpoint of a model trained at half the image size"
+    )
+    args = parser.parse_args()
+    set_up(args)
+    smaller = load_trained_vq(args.smaller) if args.smaller else None
+    run(make(Budget(args.steps, args.minutes), args.seed, args.lr, smaller), args.out)
 
 
 def set_up(args: argparse.Namespace) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demo.checkpoint import load_trained_vq
 from demo.emoji.scenes import IMAGE_SIZE, PATCH, render, sample_scene
-from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
+from demo.training import Budget, Trainer, autocast, run_image_tokenizer
 from demo.vq_init import grown, pair_output_channels, start_as_identity
 from demo.vq_objective import Restarts, start_from_features, vq_losses
 from llamagen_tokenizer.config import VQConfig
@@ -127,14 +125,7 @@ def _low_convolutions(model: VQModel) -> Iterator[nn.Conv2d]:
 
 
 def main() -> None:
-    parser = training_parser(__doc__, peak_lr=1e-3)
-    parser.add_argument(
-        "--from", dest="smaller", type=Path, help="checkpoint of a model trained at half the image size"
-    )
-    args = parser.parse_args()
-    set_up(args)
-    smaller = load_trained_vq(args.smaller) if args.smaller else None
-    run(EmojiVQTrainer(Budget(args.steps, args.minutes), args.seed, args.lr, smaller), args.out)
+    run_image_tokenizer(__doc__, EmojiVQTrainer)
 
 
 if __name__ == "__main__":

@@ -18,17 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from demo.checkpoint import load_trained_vq
 from demo.shapes.patches import GRID, patch_table
 from demo.shapes.scenes import render, sample_scene
-from demo.training import Budget, Trainer, autocast, run, set_up, training_parser
+from demo.training import Budget, Trainer, autocast, run_image_tokenizer
 from demo.vq_init import grown, initialised
 from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel, from_uint8
@@ -118,14 +116,7 @@ class VQTrainer(Trainer):
 
 
 def main() -> None:
-    parser = training_parser(__doc__, peak_lr=1e-3)
-    parser.add_argument(
-        "--from", dest="smaller", type=Path, help="checkpoint of a model trained at half the image size"
-    )
-    args = parser.parse_args()
-    set_up(args)
-    smaller = load_trained_vq(args.smaller) if args.smaller else None
-    run(VQTrainer(Budget(args.steps, args.minutes), args.seed, args.lr, smaller), args.out)
+    run_image_tokenizer(__doc__, VQTrainer)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,14 @@ from demo.shapes.patches import GRID, patch_table
 from demo.shapes.scenes import render, sample_scene
 from demo.shapes.train_ar import ARTrainer, load_trained_ar
 from demo.shapes.train_vq import VQTrainer, prepare, shrink
-from demo.training import Budget, Trainer, learning_rate, run
+from demo.training import Budget, learning_rate, run
 from demo.vq_init import grown, initialised
 from tests.conftest import Convert
+from tests.helpers.training import (
+    MakeTrainer,
+    check_that_a_resumed_run_equals_an_uninterrupted_one,
+    check_that_the_loss_falls,
+)
 
 from demo.shapes import train_vq
 from llamagen_server.pipeline import build as loading
@@ -54,28 +59,14 @@ def small_tokenizer() -> VQModel:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [vq_trainer, ar_trainer])
-def test_a_resumed_run_equals_an_uninterrupted_one(make: Callable[[int], Trainer], tmp_path: Path) -> None:
-    uninterrupted = make(4)
-    for _ in range(4):
-        uninterrupted.step()
-    stopped = make(4)
-    for _ in range(2):
-        stopped.step()
-    stopped.budget.steps = 2
-    run(stopped, tmp_path)  # only saves
-    resumed = make(4)
-    run(resumed, tmp_path)
-    assert resumed.count == 4
-    for name, value in uninterrupted.state_dict()["model"].items():
-        torch.testing.assert_close(resumed.state_dict()["model"][name], value, atol=1e-6, rtol=0, msg=name)
+def test_a_resumed_run_equals_an_uninterrupted_one(make: MakeTrainer, tmp_path: Path) -> None:
+    check_that_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "steps"), [(vq_trainer, 20), (ar_trainer, 60)])
-def test_loss_falls(make: Callable[[int], Trainer], steps: int) -> None:
-    trainer = make(steps)
-    losses = [trainer.step()["loss"] for _ in range(steps)]
-    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+def test_loss_falls(make: MakeTrainer, steps: int) -> None:
+    check_that_the_loss_falls(make, steps)
 
 
 @torch.no_grad()

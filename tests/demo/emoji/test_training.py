@@ -12,7 +12,12 @@ from demo.checkpoint import load_trained_vq
 from demo.emoji.train_ar import EmojiARTrainer, load_trained_ar
 from demo.emoji.train_vq import EmojiVQTrainer, make_local
 from demo.model import GPTConfig
-from demo.training import Budget, Trainer, run
+from demo.training import Budget, run
+from tests.helpers.training import (
+    MakeTrainer,
+    check_that_a_resumed_run_equals_an_uninterrupted_one,
+    check_that_the_loss_falls,
+)
 
 from demo.emoji import codes as emoji_codes
 from demo.emoji import train_vq
@@ -71,28 +76,14 @@ def test_a_code_depends_on_its_neighbourhood_only() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [vq_trainer, ar_trainer])
-def test_a_resumed_run_equals_an_uninterrupted_one(make: type[Trainer], tmp_path: Path) -> None:
-    uninterrupted = make(4)
-    for _ in range(4):
-        uninterrupted.step()
-    stopped = make(4)
-    for _ in range(2):
-        stopped.step()
-    stopped.budget.steps = 2
-    run(stopped, tmp_path)  # only saves
-    resumed = make(4)
-    run(resumed, tmp_path)
-    assert resumed.count == 4
-    for name, value in uninterrupted.state_dict()["model"].items():
-        torch.testing.assert_close(resumed.state_dict()["model"][name], value, atol=1e-6, rtol=0, msg=name)
+def test_a_resumed_run_equals_an_uninterrupted_one(make: MakeTrainer, tmp_path: Path) -> None:
+    check_that_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "steps"), [(vq_trainer, 20), (ar_trainer, 60)])
-def test_loss_falls(make: type[Trainer], steps: int) -> None:
-    trainer = make(steps)
-    losses = [trainer.step()["loss"] for _ in range(steps)]
-    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+def test_loss_falls(make: MakeTrainer, steps: int) -> None:
+    check_that_the_loss_falls(make, steps)
 
 
 def test_an_image_tokenizer_for_larger_images_stays_local(tmp_path: Path) -> None:
