@@ -54,6 +54,16 @@ def settings(quick: bool) -> Iterator[dict[str, Any]]:
                 yield {"family": family, "cfg_scale": scale, **BASE, **change}
 
 
+def parameters(setting: dict[str, Any]) -> dict[str, Any]:
+    """The sampling parameters of a setting or of its result, None where it leaves them to the model."""
+    return {name: setting.get(name) for name in ("cfg_scale", *BASE, "cfg_interval", "cfg_schedule")}
+
+
+def curve_of(results: Sequence[dict[str, Any]], family: str, change: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of one change of a family, by scale."""
+    return [r for r in results if r["family"] == family and all(r[name] == value for name, value in change.items())]
+
+
 def sample(engine: ImageEngine, judge: Judge, per_condition: int, setting: dict[str, Any]) -> np.ndarray:
     """Generates images, uint8 [conditions, per_condition, S, S, 3]. Image i has the seed i."""
     fields = {name: value for name, value in setting.items() if name != "family"}
@@ -72,10 +82,10 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     families = list(dict.fromkeys(r["family"] for r in results))
     figure = figure_class()(figsize=(4.5 * len(families), 4), layout="constrained")
     [row] = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True)
-    plain = [r for r in results if r["family"] == "plain"]
+    plain = curve_of(results, "plain", {})
     for axes, family in zip(row, families, strict=True):
         for change in FAMILIES[family]:
-            curve = [r for r in results if r["family"] == family and all(r[n] == v for n, v in change.items())]
+            curve = curve_of(results, family, change)
             label = ", ".join(f"{name} {value}" for name, value in change.items()) or "plain guidance"
             axes.plot([r["variety"] for r in curve], [r["all"] for r in curve], marker="o", label=label)
             for r in curve:
@@ -94,13 +104,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines = ["| | " + " | ".join(f"{scale:g}" for scale in scales) + " |", "|" + "---|" * (len(scales) + 1)]
     for family in dict.fromkeys(r["family"] for r in results):
         for change in FAMILIES[family]:
-            cells = []
-            for scale in scales:
-                found = [r for r in results if r["family"] == family and r["cfg_scale"] == scale]
-                found = [r for r in found if all(r[name] == value for name, value in change.items())]
-                cells.append(f"{found[0]['all']:.3f} ({found[0]['variety']:.2f})" if found else "")
+            cells = {r["cfg_scale"]: f"{r['all']:.3f} ({r['variety']:.2f})" for r in curve_of(results, family, change)}
             name = " ".join(f"`{name}` {value}" for name, value in change.items()) or "plain guidance"
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name} | " + " | ".join(cells.get(scale, "") for scale in scales) + " |")
     return "\n".join(lines)
 
 
@@ -117,10 +123,9 @@ def main() -> None:
         judge = CaptionJudge(held_out_captions(4 if args.quick else CAPTIONS)) if is_text else ClassJudge()
         per_condition = 2 if args.quick else PER_CAPTION if is_text else PER_CLASS
         path = args.out / f"guidance-{'text' if is_text else 'class'}.jsonl"
-        done = [{name: r.get(name) for name in ("cfg_scale", *BASE, "cfg_interval", "cfg_schedule")}
-                for r in read_results(path)]  # fmt: skip
+        done = [parameters(result) for result in read_results(path)]
         for setting in settings(args.quick):
-            if {name: setting.get(name) for name in ("cfg_scale", *BASE, "cfg_interval", "cfg_schedule")} in done:
+            if parameters(setting) in done:
                 continue
             images = sample(engine, judge, per_condition, setting)
             result = {**setting, **judge.scores(images), **variety(images)}
