@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from demo.checkpoint import load_checkpoint, load_trained_vq, save_checkpoint
+from demo.muon import Muon
 from demo.threads import ThreadChoice
 from llamagen_server.engine.cpu import has_bfloat16_units
 from llamagen_tokenizer.model import VQModel
@@ -70,7 +71,7 @@ def muon_and_adamw(model: nn.Module, head: nn.Linear) -> list[torch.optim.Optimi
     ids = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in ids]
     return [
-        torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, weight_decay=0.05),
         torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.95), fused=True),
     ]
 

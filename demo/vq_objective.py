@@ -30,7 +30,7 @@ class VQLosses:
     codes: Tensor
     """int64 [B * h * w]."""
     features: Tensor
-    """Encoder's features, float32 [B * h * w, D], of unit length if the codebook's vectors are."""
+    """Encoder's features with their gradients, float32 [B * h * w, D], of unit length if the codebook's vectors are."""
     psnr: float
     """PSNR of the whole batch in dB."""
 
@@ -62,7 +62,7 @@ def vq_losses(model: VQModel, images: Tensor, weights: Tensor | None = None) -> 
         F.mse_loss(vectors, features.detach()),
         F.mse_loss(features, vectors.detach()),
         codes.flatten(),
-        features.detach().flatten(0, 2),
+        features.flatten(0, 2),
         float(-10.0 * torch.log10(difference.detach().square().mean() / 4.0)),
     )
 

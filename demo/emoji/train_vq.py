@@ -1,6 +1,6 @@
 """Trains the image tokenizer of the class demo with LlamaGen's objective.
 
-    python -m demo.emoji.train_vq --out demo/runs/emoji-vq32 --steps 1500
+    python -m demo.emoji.train_vq --out demo/runs/emoji-vq32 --steps 2500
     python -m demo.emoji.train_vq --from demo/runs/emoji-vq32/checkpoint.pt --out demo/runs/emoji-vq64 --steps 1500 \
         --lr 5e-4
 
@@ -9,7 +9,9 @@ An image has 8 x 8 image tokens from the start, but the first run sees it at 32 
 
 Codes must be local. An encoder that sees the whole image spends codes on what is elsewhere in it, and the language
 model pays for them. So the encoder's attention is zero here, and so are the outer taps of the 3 x 3 convolutions at its
-two lowest resolutions: the weights have the official names and shapes, and mean the same to every program.
+two lowest resolutions: the weights have the official names and shapes, and mean the same to every program. What is left is
+GroupNorm, whose statistics span the image, so a further loss draws the features of all plain patches of a background
+together (`plain_spread`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from llamagen_tokenizer.layers import AttnBlock
 from llamagen_tokenizer.model import VQModel, from_uint8
 
 CONFIG = VQConfig(  # for images of 32 px
-    codebook_size=1024,
+    codebook_size=2048,
     codebook_embed_dim=8,
     encoder_ch_mult=(1, 2, 4),
     decoder_ch_mult=(2, 4, 4),
@@ -72,9 +74,18 @@ class EmojiVQTrainer(Trainer):
         images = self._images(self.batch)
         plain = (images - images[:, :, :1, :1]).abs().amax(1, keepdim=True) < 0.02
         with autocast():
-            self.losses = vq_losses(self.model, images, torch.where(plain, 1.0, OBJECT_WEIGHT))
-        values = {"reconstruction": self.losses.reconstruction.item(), "codebook": self.losses.codebook.item()}
-        return self.losses.total, {**values, "psnr": self.losses.psnr, "codes": len(self.losses.codes.unique())}
+            self.losses = losses = vq_losses(self.model, images, torch.where(plain, 1.0, OBJECT_WEIGHT))
+        plain_patches = -F.max_pool2d(-plain.float(), self.model.config.downsample)[:, 0].flatten(1) > 0
+        spread = plain_spread(losses.features.unflatten(0, plain_patches.shape), plain_patches, images[:, :, 0, 0])
+        values = {
+            "reconstruction": losses.reconstruction.item(),
+            "codebook": losses.codebook.item(),
+            "spread": spread.item(),
+            "psnr": losses.psnr,
+            "codes": len(losses.codes.unique()),
+            "plain_codes": len(losses.codes[plain_patches.flatten()].unique()),
+        }
+        return losses.total + spread, values
 
     def step(self) -> dict[str, float]:
         values = super().step()
@@ -100,6 +111,22 @@ class EmojiVQTrainer(Trainer):
 def prepare(pixels: list[np.ndarray], config: VQConfig) -> Tensor:
     """Converts rendered scenes to model input, float32 [B, 3, S, S] in [-1, 1], of the size with 8 x 8 image tokens."""
     return F.avg_pool2d(from_uint8(torch.from_numpy(np.stack(pixels))), IMAGE_SIZE // (GRID * config.downsample))
+
+
+def plain_spread(features: Tensor, plain: Tensor, colours: Tensor) -> Tensor:
+    """Mean squared distance of plain patches' features to the mean of all that have the same background.
+
+    Args:
+        features: float32 [B, patches, D].
+        plain: bool [B, patches], true where a patch shows nothing but background.
+        colours: float32 [B, 3], the backgrounds.
+    """
+    background = colours.unique(dim=0, return_inverse=True)[1][:, None].expand_as(plain)[plain]
+    features = features[plain]
+    means = torch.zeros(int(background.max()) + 1, features.shape[1]).index_reduce(
+        0, background, features, "mean", include_self=False
+    )
+    return F.mse_loss(features, means[background])
 
 
 @torch.no_grad()
