@@ -1,6 +1,6 @@
 """Trains the image tokenizer of the class demo with LlamaGen's objective.
 
-    python -m demo.emoji.train_vq --out demo/runs/emoji-vq32 --steps 2500
+    python -m demo.emoji.train_vq --out demo/runs/emoji-vq32 --steps 1500
     python -m demo.emoji.train_vq --from demo/runs/emoji-vq32/checkpoint.pt --out demo/runs/emoji-vq64 --steps 1500 \
         --lr 5e-4
 
@@ -9,8 +9,8 @@ An image has 8 x 8 image tokens from the start, but the first run sees it at 32 
 
 Codes must be local. An encoder that sees the whole image spends codes on what is elsewhere in it, and the language
 model pays for them. So the encoder's attention is zero here, and so are the outer taps of the 3 x 3 convolutions at its
-two lowest resolutions: the weights have the official names and shapes, and mean the same to every program. What is left is
-GroupNorm, whose statistics span the image, so a further loss draws the features of all plain patches of a background
+two lowest resolutions: the weights have the official names and shapes, and mean the same to every program. What is left
+is GroupNorm, whose statistics span the image, so a further loss draws the features of all plain patches of a background
 together (`plain_spread`).
 """
 
@@ -123,9 +123,8 @@ def plain_spread(features: Tensor, plain: Tensor, colours: Tensor) -> Tensor:
     """
     background = colours.unique(dim=0, return_inverse=True)[1][:, None].expand_as(plain)[plain]
     features = features[plain]
-    means = torch.zeros(int(background.max()) + 1, features.shape[1]).index_reduce(
-        0, background, features, "mean", include_self=False
-    )
+    members = F.one_hot(background).to(features)
+    means = (members.T @ features) / members.sum(0)[:, None]
     return F.mse_loss(features, means[background])
 
 
