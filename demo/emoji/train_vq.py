@@ -48,6 +48,8 @@ BATCHES = {4: 16, 8: 8}
 """Images per step, by the pixels per image token along one side."""
 OBJECT_WEIGHT = 3.0
 """Weight of pixels of an emoji in the reconstruction loss, relative to the plain background."""
+SPREAD_WEIGHT = 10.0
+"""Weight of `plain_spread`. With 1, plain background still had eight codes per colour in a batch."""
 RESTARTS_END = 0.7
 """Share of the training after which no code is replaced any more."""
 
@@ -85,7 +87,7 @@ class EmojiVQTrainer(Trainer):
             "codes": len(losses.codes.unique()),
             "plain_codes": len(losses.codes[plain_patches.flatten()].unique()),
         }
-        return losses.total + spread, values
+        return losses.total + SPREAD_WEIGHT * spread, values
 
     def step(self) -> dict[str, float]:
         values = super().step()

@@ -267,7 +267,7 @@ def test_variables_choose_the_servers_alone(demo_url: str, prometheus: tuple[str
     with httpx.Client(base_url=prometheus[0]) as client:
         variables = read_variables(client, DASHBOARD, RATE_INTERVAL)
     assert (variables["job"], variables["instance"]) == ("llamagen", demo_url.removeprefix("http://"))
-    assert variables["model"].endswith("demo_model")
+    assert variables["model"].endswith("demo_models/text")
 
 
 @pytest.mark.engine

@@ -23,7 +23,6 @@ import torch
 from demo.shapes.scenes import render, sample_scene
 from numpy.typing import NDArray
 
-import llamagen_server
 from llamagen_server.engine.environment import set_process_defaults
 from llamagen_server.stages.image_tokenizer import ImageTokenizerStage
 from llamagen_tokenizer import VQModel, from_uint8, load_vq
@@ -61,7 +60,9 @@ def official(side: int, images: int) -> tuple[str, VQModel, Codes]:
 
 
 def demo(images: int) -> tuple[str, VQModel, Codes]:
-    vq = load_vq(Path(llamagen_server.__file__).parent / "demo_model" / "vq")
+    from llamagen_server.pipeline.build import DEMO_MODEL
+
+    vq = load_vq(DEMO_MODEL / "vq")
     scenes = (sample_scene(random.Random(seed)) for seed in range(images))
     pixels = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
     with torch.inference_mode():

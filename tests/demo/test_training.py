@@ -96,7 +96,8 @@ def test_a_grown_image_tokenizer_can_be_trained() -> None:
 def test_exported_models_can_be_converted(tmp_path: Path, convert: Convert) -> None:
     run(ar_trainer(1), tmp_path / "ar")
     out = tmp_path / "export"
-    assert export(load_trained_ar(tmp_path / "ar" / "checkpoint.pt"), small_tokenizer(), out) < 2_000_000
+    models = load_trained_ar(tmp_path / "ar" / "checkpoint.pt")
+    assert export(models.gpt, small_tokenizer(), out, models.encoder) < 2_000_000
     model = convert(
         tmp_path / "model",
         gpt_ckpt=out / "gpt.pt",

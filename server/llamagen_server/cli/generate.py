@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from llamagen_server.cli.model_flags import add_demo, chosen_model
 from llamagen_server.cli.sampling_flags import add_sampling_flags, sampling_fields
 from llamagen_server.core.errors import describe
 from llamagen_server.core.options import NO_LIMITS
@@ -31,6 +32,7 @@ FORMATS: dict[str, OutputFormat] = {".png": "png", ".webp": "webp", ".jpg": "jpe
 
 EXAMPLE = """examples:
   llamagen generate "a large red circle" "a green square" -n 4 -o images
+  llamagen generate --demo class cat -o cat.png
   llamagen generate c2i-B-256 "golden retriever" --cfg-scale 4 --seed 7 -o dog.png"""
 
 
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a model directory, or a name that `llamagen models` lists (default: the demo model); then prompts, for a "
         "class model names of classes",
     )
+    add_demo(parser)
     add("--class-id", type=int, action="append", help="class, for a class model; may be repeated")
     add_sampling_flags(parser)
     add("--seed", type=int, help="image j uses seed + j (default: random)")
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     model_path, prompts = split_words(args.words)
     requests = build_requests(args, prompts)
     check_out(args.out)
-    model = open_model(model_path)
+    model = open_model(chosen_model(model_path, args.demo))
     for request in requests:
         resolve_condition(request, model)
     flags = default_flags(enforce_eager=True, max_num_seqs=min(32, sum(request.n for request in requests)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from llamagen_server.core.options import VQ_DTYPES, RequestPolicy, SizePolicy
+from llamagen_server.core.options import DEMOS, VQ_DTYPES, RequestPolicy, SizePolicy
 
 if TYPE_CHECKING:
     from llamagen_server.model_dir import ModelDir
@@ -28,6 +29,7 @@ def add_model_flags(parser: argparse.ArgumentParser, group: argparse._ArgumentGr
         nargs="?",
         help="model directory, or a name that `llamagen models` lists (default: the demo model)",
     )
+    add_demo(group)
     group.add_argument(
         "--cfg-branches",
         type=int,
@@ -42,6 +44,30 @@ def add_model_flags(parser: argparse.ArgumentParser, group: argparse._ArgumentGr
         help="dtype of decoding; auto: that of vq/config.json (float32 for official image tokenizers) on a CPU that "
         "computes it in hardware, else float32 (default: %(default)s)",
     )
+
+
+def add_demo(group: argparse._ActionsContainer) -> None:
+    """Adds ``--demo``, which stands in for MODEL."""
+    group.add_argument(
+        "--demo",
+        choices=DEMOS,
+        help=f"embedded demo to use in place of MODEL: images from captions or of a class (default: {DEMOS[0]})",
+    )
+
+
+def chosen_model(model: str | None, demo: str | None) -> str | Path | None:
+    """Returns the model that the command line asks for; None for the default one.
+
+    Raises:
+        ValueError: both MODEL and ``--demo`` are given.
+    """
+    from llamagen_server.pipeline.build import DEMO_MODELS
+
+    if demo is None:
+        return model
+    if model:
+        raise ValueError(f"give either MODEL or --demo, got {model} and --demo {demo}")
+    return DEMO_MODELS[demo]
 
 
 def add_size_policy(group: argparse._ArgumentGroup) -> None:

@@ -9,7 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_size_policy, add_vllm_flags, served_names
+from llamagen_server.cli.model_flags import (
+    EPILOG,
+    add_model_flags,
+    add_size_policy,
+    add_vllm_flags,
+    chosen_model,
+    served_names,
+)
 from llamagen_server.core.options import NO_LIMITS, RequestPolicy
 
 if TYPE_CHECKING:
@@ -66,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from llamagen_server.serving.batch_files import check_requests, open_replies
 
     custom_ids = check_requests(args.input_file)
-    model = open_model(args.model_dir or args.model, args.cfg_branches)
+    model = open_model(chosen_model(args.model_dir or args.model, args.demo), args.cfg_branches)
     with open_replies(args.output_file, custom_ids) as replies:
         finished = len(replies.statuses)
         logger.info("%s: %d of %d lines have a reply", args.output_file, finished, len(custom_ids))

@@ -7,7 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_size_policy, add_vllm_flags, served_names
+from llamagen_server.cli.model_flags import (
+    EPILOG,
+    add_model_flags,
+    add_size_policy,
+    add_vllm_flags,
+    chosen_model,
+    served_names,
+)
 from llamagen_server.core import logs
 from llamagen_server.core.logs import LOG_FORMATS
 from llamagen_server.core.options import EditWithoutMask, Limits, RequestPolicy, ResponseFormat, RestartPolicy
@@ -193,7 +200,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
     limits = Limits(args.max_in_flight, args.default_timeout, args.max_timeout)
     restarts = RestartPolicy(args.max_restarts, args.restart_window, args.hang_timeout)
-    model = open_model(args.model_dir or args.model, args.cfg_branches)
+    model = open_model(chosen_model(args.model_dir or args.model, args.demo), args.cfg_branches)
     options = HttpOptions(
         keyring=Keyring.collect(args.api_key, args.api_key_file),
         drain_seconds=args.shutdown_timeout,

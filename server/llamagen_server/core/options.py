@@ -9,6 +9,9 @@ from typing import Literal
 
 from llamagen_server.core.errors import InvalidRequestError
 
+DEMOS = ("text", "class")
+"""The embedded demo models, the default one first."""
+
 VQ_DTYPES = ("auto", "float32", "bfloat16")
 """dtypes of decoding. ``auto``: the one in vq/config.json on a CPU that computes it in hardware, else float32."""
 

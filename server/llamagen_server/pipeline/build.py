@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from llamagen_server.core.options import Limits, RestartPolicy
+from llamagen_server.core.options import DEMOS, Limits, RestartPolicy
 from llamagen_server.engine import cpu
 from llamagen_server.engine.arguments import EnginePlan, default_flags, plan_engine
 from llamagen_server.engine.environment import unchanged_environment
@@ -33,14 +33,15 @@ from vllm_llamagen.process_group import OWN_PROCESS_GROUP
 
 logger = logging.getLogger(__name__)
 
-DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
+DEMO_MODELS = {name: Path(__file__).parents[1] / "demo_models" / name for name in DEMOS}
+DEMO_MODEL = DEMO_MODELS[DEMOS[0]]
 
 MAX_BATCH = {"cpu": 1, "cuda": 8}
 """Batch size of a stage. A CPU gains nothing from batching, and the first item would wait for the last."""
 
 
 def open_model(model: str | Path | None, cfg_branches: int = 2) -> ModelDir:
-    """Checks a model directory, by default the demo's, without loading it.
+    """Checks a model directory, by default that of the text demo, without loading it.
 
     Args:
         model: the directory, or the name of an official model, which is downloaded and converted on first use.
@@ -58,7 +59,8 @@ def open_model(model: str | Path | None, cfg_branches: int = 2) -> ModelDir:
 
 def public_name(model: ModelDir) -> str:
     """Returns the name that clients see unless another is chosen: that of the model's directory."""
-    return "llamagen-demo" if model.path == DEMO_MODEL else model.path.resolve().name
+    demos = {DEMO_MODELS["text"]: "llamagen-demo", DEMO_MODELS["class"]: "llamagen-demo-class"}
+    return demos.get(model.path) or model.path.resolve().name
 
 
 def build_pipeline(

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from demo.checkpoint import load_trained_vq
+from demo.emoji.classes import labels
 from demo.emoji.train_ar import EmojiARTrainer, load_trained_ar
 from demo.emoji.train_vq import EmojiVQTrainer, make_local
+from demo.export import export
 from demo.model import GPTConfig
 from demo.training import Budget, run
+from tests.conftest import Convert
 from tests.helpers.training import (
     MakeTrainer,
     check_that_a_resumed_run_equals_an_uninterrupted_one,
@@ -21,6 +24,7 @@ from tests.helpers.training import (
 
 from demo.emoji import codes as emoji_codes
 from demo.emoji import train_vq
+from llamagen_server.model_dir import ModelDir
 from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel
 
@@ -114,6 +118,24 @@ def test_code_features_tell_codes_apart() -> None:
     assert features.shape == (64, 4 + 48)
     assert features.mean(0).abs().max() < 1e-5
     assert len(features.unique(dim=0)) == 64
+
+
+def test_exported_models_can_be_converted(tmp_path: Path, convert: Convert) -> None:
+    run(ar_trainer(1), tmp_path / "ar")
+    out = tmp_path / "export"
+    vq = VQModel(replace(train_vq.CONFIG, encoder_ch_mult=(1,) * 4, decoder_ch_mult=(2, 1, 1, 1)))
+    assert export(load_trained_ar(tmp_path / "ar" / "checkpoint.pt"), vq, out, labels=labels()) < 2_000_000
+    model = convert(
+        tmp_path / "model",
+        gpt_ckpt=out / "gpt.pt",
+        vq_ckpt=out / "vq.pt",
+        gpt_config=out / "gpt_config.json",
+        vq_config=out / "vq_config.json",
+        labels=out / "labels.json",
+    )
+    opened = ModelDir.open(model)
+    assert (opened.config.num_classes, opened.image_size) == (64, 64)
+    assert opened.labels == labels()
 
 
 def test_a_trained_model_has_the_official_names(tmp_path: Path) -> None:
