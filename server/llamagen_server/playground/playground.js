@@ -10,6 +10,7 @@ import { pngBlob } from "./png.js";
 import { title } from "./recipe.js";
 import { Run } from "./run.js";
 import { randomSeed, Settings } from "./settings.js";
+import { together } from "./sse.js";
 import { showError, showStatus } from "./status.js";
 import { Tile } from "./tile.js";
 import { viewer } from "./viewer.js";
@@ -29,6 +30,7 @@ const EXAMPLE_PROMPTS = {
   ],
 };
 const EDIT_PREVIEWS = 3; // the most that the edits endpoint sends
+const STRIP_SCALES = [1, 2, 4, 7.5];
 
 /** The page for one model: connects the form, the display and the gallery with the server. */
 export class Playground {
@@ -108,7 +110,20 @@ export class Playground {
     const previews = numPreviews(n, this.#model.grid_size);
     const tiles = Array.from({ length: n }, (_, i) => new Tile(`Image ${i + 1}`));
     const run = new Run(title(recipe, this.#model), tiles, previews);
-    return this.#start(run, recipe, api.generate(recipe, n, previews, run.signal));
+    return this.#start(run, () => recipe, api.generate(recipe, n, previews, run.signal));
+  }
+
+  /**
+   * Generates an image again at several guidance scales, with the same seed.
+   * @param {GalleryImage} image
+   */
+  #strip({ recipe }) {
+    const previews = numPreviews(STRIP_SCALES.length, this.#model.grid_size);
+    const recipes = STRIP_SCALES.map((scale) => ({ ...recipe, cfg_scale: scale }));
+    const tiles = STRIP_SCALES.map((scale) => new Tile(`Guidance scale ${scale}`, { caption: String(scale) }));
+    const run = new Run(title(recipe, this.#model), tiles, previews, { oneRow: true });
+    const streams = recipes.map((each) => api.generate(each, 1, previews, run.signal));
+    return this.#start(run, (index) => recipes[index] ?? recipe, together(streams));
   }
 
   /**
@@ -119,19 +134,19 @@ export class Playground {
   #inpaint(recipe, edit, original) {
     const { grid_size: grid, image_size: size } = this.#model;
     const region = { keepRows: keptRows(edit.masked, grid), mask: pngBlob(maskPng(edit.masked, grid, size)) };
-    const tile = new Tile("Image", URL.createObjectURL(original));
+    const tile = new Tile("Image", { originalUrl: URL.createObjectURL(original) });
     const run = new Run(title(recipe, this.#model), [tile], EDIT_PREVIEWS);
     const events = api.edit(recipe, original, region, EDIT_PREVIEWS, run.signal);
-    return this.#start(run, { ...recipe, edit }, events, original);
+    return this.#start(run, () => ({ ...recipe, edit }), events, original);
   }
 
   /**
    * @param {Run} run
-   * @param {Recipe} recipe
+   * @param {(index: number) => Recipe} recipeOf returns the recipe of an image of the run
    * @param {AsyncIterable<GenerationEvent>} events
    * @param {Blob} [source] the image that is inpainted
    */
-  async #start(run, recipe, events, source) {
+  async #start(run, recipeOf, events, source) {
     if (this.#run) {
       showStatus("Still generating. Press Escape to cancel.");
       return;
@@ -141,8 +156,8 @@ export class Playground {
     showStatus(run.n === 1 ? "Generating…" : `Generating ${run.n} images…`);
     this.#display(run.view);
     try {
-      const add = (/** @type {Blob} */ blob, /** @type {number} */ seed) =>
-        this.#gallery.add({ recipe: { ...recipe, seed }, blob, source });
+      const add = (/** @type {Blob} */ blob, /** @type {number} */ seed, /** @type {number} */ index) =>
+        this.#gallery.add({ recipe: { ...recipeOf(index), seed }, blob, source });
       const seconds = await run.follow(events, add, (image) => this.#select(image));
       await this.#gallery.written;
       const [first, ...others] = run.images;
@@ -202,6 +217,7 @@ export class Playground {
     }
     const actions = {
       vary: () => this.#vary(image),
+      strip: () => this.#strip(image),
       edit: () => this.#edit(image),
       curl: () => this.#copyCommand(image),
     };

@@ -23,12 +23,15 @@ export class Run {
    * @param {string} name
    * @param {Tile[]} tiles one per image
    * @param {number} previews per image
+   * @param {{ oneRow?: boolean }} [layout] oneRow: the images are compared, so they stand side by side
    */
-  constructor(name, tiles, previews) {
+  constructor(name, tiles, previews, { oneRow = false } = {}) {
     this.#name = name;
     this.#tiles = tiles;
     this.#parts = 2 * previews;
-    this.view = runView(name, tiles);
+    const columns = oneRow ? tiles.length : Math.min(Math.ceil(Math.sqrt(tiles.length)), MAX_COLUMNS);
+    this.view = runView(name, tiles, columns);
+    this.view.classList.toggle("strip", oneRow);
   }
 
   get n() {
@@ -47,15 +50,16 @@ export class Run {
     this.#controller.abort();
   }
 
-  /** Leaves the images as they are after an error. */
+  /** Ends the requests after an error and leaves the images as they are. */
   stop() {
+    this.cancel();
     for (const tile of this.#tiles) tile.stop();
   }
 
   /**
    * Shows the progress of a request until its last event.
    * @param {AsyncIterable<GenerationEvent>} events
-   * @param {(blob: Blob, seed: number) => GalleryImage} add stores a finished image
+   * @param {(blob: Blob, seed: number, index: number) => GalleryImage} add stores a finished image
    * @param {(image: GalleryImage) => void} open called when the user clicks a finished image
    * @returns {Promise<number>} duration in seconds
    */
@@ -68,9 +72,10 @@ export class Run {
         milliseconds = event.timings?.total_ms;
         continue;
       }
-      const tile = this.#tiles[event.index ?? 0];
+      const index = event.index ?? 0;
+      const tile = this.#tiles[index];
       if ("seed" in event) {
-        const image = add(pngBlob(event.b64_json), event.seed);
+        const image = add(pngBlob(event.b64_json), event.seed, index);
         this.images.push(image);
         tile?.finish(image.url, this.#name, () => open(image));
       } else {
@@ -84,11 +89,12 @@ export class Run {
 /**
  * @param {string} name
  * @param {Tile[]} tiles
+ * @param {number} columns
  */
-function runView(name, tiles) {
+function runView(name, tiles, columns) {
   const hasMany = tiles.length > 1;
   const list = make("ol", { className: "tiles" }, ...tiles.map((tile) => tile.element));
-  list.style.setProperty("--columns", String(Math.min(Math.ceil(Math.sqrt(tiles.length)), MAX_COLUMNS)));
+  list.style.setProperty("--columns", String(columns));
   const hint = hasMany ? `${name} · choose one to vary, edit or download it` : name;
   const view = make("figure", {}, list, make("figcaption", { textContent: hint }));
   view.classList.toggle("many", hasMany);

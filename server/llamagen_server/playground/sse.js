@@ -21,6 +21,7 @@ import { ServerError, wrapNetworkError } from "./errors.js";
 /**
  * @typedef {object} DoneEvent
  * @property {"done"} type
+ * @property {number} [index]
  * @property {{ total_ms: number }} timings
  */
 
@@ -48,6 +49,27 @@ export async function* events(reply, last) {
       yield event;
       if (event.type === last) return;
     }
+  }
+}
+
+/**
+ * Yields the events of several requests for one image each as they arrive, as if they belonged to one request: the index
+ * of an event is that of its stream.
+ * @param {AsyncGenerator<GenerationEvent, void>[]} streams
+ * @returns {AsyncGenerator<GenerationEvent, void>}
+ */
+export async function* together(streams) {
+  /** @param {AsyncGenerator<GenerationEvent, void>} stream */
+  const next = async (stream) => ({ stream, result: await stream.next() });
+  const waiting = new Map(streams.map((stream) => [stream, next(stream)]));
+  while (waiting.size) {
+    const { stream, result } = await Promise.race(waiting.values());
+    if (result.done) {
+      waiting.delete(stream);
+      continue;
+    }
+    waiting.set(stream, next(stream));
+    yield { ...result.value, index: streams.indexOf(stream) };
   }
 }
 

@@ -9,14 +9,16 @@ export class Tile {
 
   /**
    * @param {string} label
-   * @param {string} [originalUrl] the image that is inpainted; it is shown from the beginning
+   * @param {{ originalUrl?: string, caption?: string }} [options] originalUrl: the image that is inpainted; it is shown
+   *   from the beginning
    */
-  constructor(label, originalUrl) {
+  constructor(label, { originalUrl, caption = "" } = {}) {
     this.element = copyOf("tile-template");
     this.#image = find(this.element, "img", HTMLImageElement);
     this.#progress = find(this.element, "progress", HTMLProgressElement);
     this.#button = find(this.element, "button", HTMLButtonElement);
     this.#progress.setAttribute("aria-label", label);
+    find(this.element, ".caption").textContent = caption;
     this.element.classList.toggle("inpainting", originalUrl !== undefined);
     if (originalUrl) this.#show(originalUrl);
   }

@@ -8,7 +8,7 @@ import { details, fileName, title } from "./recipe.js";
  * Returns the view of one image with its settings and the buttons for the given actions.
  * @param {GalleryImage} image
  * @param {Model} model
- * @param {{ vary: () => void, edit: () => void, curl: () => void }} actions
+ * @param {{ vary: () => void, strip: () => void, edit: () => void, curl: () => void }} actions
  */
 export function viewer({ recipe, url }, model, actions) {
   const view = copyOf("viewer-template");
@@ -19,6 +19,7 @@ export function viewer({ recipe, url }, model, actions) {
     const pair = make("div", {}, make("dt", { textContent: term }), make("dd", { textContent: value }));
     find(view, "dl").append(pair);
   }
+  find(view, "[data-action=strip]").hidden = !model.guided || recipe.edit !== undefined;
   for (const [action, work] of Object.entries(actions)) onAction(view, action, work);
   Object.assign(find(view, "[data-action=download]"), { href: url, download: fileName(recipe) });
   return view;

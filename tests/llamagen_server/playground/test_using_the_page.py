@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,32 @@ def test_several_images(page: Page, scenario: Scenario) -> None:
     expect(page.get_by_label("Seed", exact=True)).to_have_value("9")
 
 
+def test_the_same_seed_at_several_guidance_scales(page: Page, scenario: Scenario) -> None:
+    page.goto("/")
+    generate(page)
+    seed = int(shown_seed(page))
+    page.get_by_role("button", name="Guidance").click()
+    expect(page.get_by_role("status")).to_have_text(re.compile(r"^4 images in"))
+    sent = {(request["cfg_scale"], request["seed"], request["n"]) for request in scenario.requests[-4:]}
+    assert sent == {(scale, seed, 1) for scale in (1, 2, 4, 7.5)}
+    expect(page.locator(".caption")).to_have_text(["1", "2", "4", "7.5"])
+    assert len({tile.bounding_box()["y"] for tile in page.locator(".tile").all()}) == 1  # type: ignore[index]
+    page.locator(".tile button").nth(3).click()
+    expect(page.locator("dl")).to_contain_text("guidance7.5")
+    assert int(shown_seed(page)) == seed
+
+
+def test_escape_ends_all_requests_of_a_strip(page: Page, scenario: Scenario) -> None:
+    page.goto("/")
+    generate(page)
+    scenario.stalled = True
+    page.get_by_role("button", name="Guidance").click()
+    expect(page.locator(".tile img:visible")).to_have_count(4)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status")).to_have_text("Cancelled.")
+    assert scenario.disconnected.wait(10)
+
+
 def test_class_model_without_guidance(page: Page, scenario: Scenario) -> None:
     scenario.condition, scenario.guided = "class", False
     page.goto("/")
@@ -59,7 +86,10 @@ def test_class_model_without_guidance(page: Page, scenario: Scenario) -> None:
     expect(field).to_have_value("goldfish")
     page.keyboard.press("Enter")
     expect(thumbnail(page, "goldfish (class 1)")).to_be_visible()
-    expect(page.get_by_text("Guidance")).to_be_hidden()
+    expect(page.get_by_text("Guidance").first).to_be_hidden()
+    page.get_by_role("button", name="goldfish (class 1)").first.click()
+    expect(page.get_by_role("button", name="Vary")).to_be_visible()
+    expect(page.get_by_role("button", name="Guidance")).to_be_hidden()
     request = scenario.requests[-1]
     assert (request["class_id"], request["cfg_scale"]) == (1, 1)
     assert "cfg_schedule" not in request
