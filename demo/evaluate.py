@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,10 +31,11 @@ CONCURRENCY = 32
 Scores = dict[str, float]
 
 
-def generate(url: str, judge: Judge, per_condition: int = 1, **settings: Any) -> np.ndarray:
-    """Generates images for all conditions of a judge on the server at ``url``. Image i has the seed i.
+def generate(url: str, conditions: Sequence[Mapping[str, Any]], per_condition: int = 1, **settings: Any) -> np.ndarray:
+    """Generates images for all conditions on the server at ``url``. Image i has the seed i.
 
     Args:
+        conditions: fields of a request, one for each condition.
         settings: further fields of ``POST /generate``.
 
     Returns:
@@ -46,18 +47,18 @@ def generate(url: str, judge: Judge, per_condition: int = 1, **settings: Any) ->
     with httpx.Client(base_url=url, timeout=300) as client, ThreadPoolExecutor(CONCURRENCY) as threads:
 
         def image(seed: int) -> np.ndarray:
-            body = {**judge.conditions[seed // per_condition], "seed": seed, **settings}
+            body = {**conditions[seed // per_condition], "seed": seed, **settings}
             reply = client.post("/generate", json=body, headers={"accept": "image/png"})
             reply.raise_for_status()
             return np.asarray(Image.open(io.BytesIO(reply.content)))
 
-        images = np.stack(list(threads.map(image, range(len(judge.conditions) * per_condition))))
-    return images.reshape(len(judge.conditions), per_condition, *images.shape[1:])
+        images = np.stack(list(threads.map(image, range(len(conditions) * per_condition))))
+    return images.reshape(len(conditions), per_condition, *images.shape[1:])
 
 
 def measure(url: str, judge: Judge, per_condition: int = 1, **settings: Any) -> Scores:
     """Generates images as `generate` does and judges them; several per condition also tell how much they vary."""
-    images = generate(url, judge, per_condition, **settings)
+    images = generate(url, judge.conditions, per_condition, **settings)
     return {**judge.scores(images), **(variety(images) if per_condition > 1 else {})}
 
 

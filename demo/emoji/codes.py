@@ -1,9 +1,8 @@
-"""All images of the class demo as codes, and what each code looks like: the data of the language model."""
+"""Images of the class demo as codes, and what each code looks like: the data of the language model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
+import random
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +12,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from demo.checkpoint import load_checkpoint, save_checkpoint
-from demo.emoji.classes import CLASSES
-from demo.emoji.scenes import BACKGROUNDS, IMAGE_SIZE, PATCH, ROTATIONS, SIZES, Scene, render
+from demo.emoji.scenes import render, sample_scene
 from llamagen_tokenizer.model import VQModel, from_uint8
 
+COUNT = 20_000
+"""Images for the language model: half of all that there are."""
 BATCH = 32
 
 
-def all_scenes() -> Iterator[Scene]:
-    """Every image that `demo.emoji.scenes` can sample."""
-    for class_id, size, rotation, mirrored in product(range(len(CLASSES)), SIZES, ROTATIONS, (False, True)):
-        places = range(0, IMAGE_SIZE - size + 1, PATCH)
-        for x, y, background in product(places, places, range(len(BACKGROUNDS))):
-            yield Scene(class_id, size, x, y, rotation, mirrored, background)
-
-
 @torch.inference_mode()
-def encode_all(model: VQModel, cache: Path) -> tuple[Tensor, Tensor]:
-    """Encodes `all_scenes`, or reads them from the file ``cache``, which belongs to the same image tokenizer.
+def encode_scenes(model: VQModel, cache: Path, count: int = COUNT, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Encodes sampled scenes, or reads them from the file ``cache``, which belongs to the same image tokenizer.
 
     Returns:
-        Class ids, int64 [N], and codes, int64 [N, tokens].
+        Class ids, int64 [count], and codes, int64 [count, tokens].
     """
     if stored := load_checkpoint(cache):
         return stored["class_ids"].long(), stored["codes"].long()
-    scenes = list(all_scenes())
+    rng = random.Random(seed)
+    scenes = [sample_scene(rng) for _ in range(count)]
     codes = []
-    for start in tqdm(range(0, len(scenes), BATCH), "encode", disable=None):
+    for start in tqdm(range(0, count, BATCH), "encode", disable=None):
         pixels = np.stack([render(scene) for scene in scenes[start : start + BATCH]])
         codes.append(model.encode(from_uint8(torch.from_numpy(pixels))).flatten(1))
     class_ids = torch.tensor([scene.class_id for scene in scenes])

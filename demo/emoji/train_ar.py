@@ -1,6 +1,6 @@
-"""Trains the language model of the class demo on the codes of all images.
+"""Trains the language model of the class demo on the codes of its images.
 
-python -m demo.emoji.train_ar --vq demo/runs/emoji-vq64/checkpoint.pt --out demo/runs/emoji-ar --steps 4000
+python -m demo.emoji.train_ar --vq demo/runs/emoji-vq64/checkpoint.pt --out demo/runs/emoji-ar --steps 3000
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from demo.checkpoint import load_trained, load_trained_vq
 from demo.code_features import add_features, merge_features
 from demo.emoji.classes import CLASSES
-from demo.emoji.codes import code_features, encode_all
+from demo.emoji.codes import code_features, encode_scenes
 from demo.model import GPT, GPTConfig
 from demo.training import Budget, Trainer, autocast, muon_and_adamw, run, set_up, training_parser
 
-CONFIG = GPTConfig(model_type="c2i", num_classes=len(CLASSES), cls_token_num=1, vocab_size=1024)
+CONFIG = GPTConfig(model_type="c2i", num_classes=len(CLASSES), cls_token_num=1, vocab_size=2048)
 BATCH = 48
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     set_up(args)
     vq = load_trained_vq(args.vq)
-    class_ids, codes = encode_all(vq, args.out / "codes.pt")
+    class_ids, codes = encode_scenes(vq, args.out / "codes.pt")
     config = replace(CONFIG, vocab_size=vq.config.codebook_size)
     trainer = EmojiARTrainer(
         Budget(args.steps, args.minutes), class_ids, codes, code_features(vq), args.seed, args.lr, config

@@ -9,7 +9,14 @@ from typing import Annotated
 
 from fastapi import Header, HTTPException, Response
 
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".webp": "image/webp",
+}
 
 IfNoneMatch = Annotated[str, Header()]
 """A list of tags, each perhaps with W/ before it."""

@@ -44,23 +44,31 @@ export async function isReady() {
   return (await send("ready")).ok;
 }
 
-/** @returns {Promise<Model>} the served model */
-export async function getModel() {
+/** @returns {Promise<string[]>} the first name of each model: several models may share an address behind a proxy */
+export async function getModelNames() {
   const { data } = await (await request("v1/models")).json();
-  const reply = await request(`v1/models/${encodeURIComponent(data[0].id)}?labels=`);
-  return reply.json();
+  return [...new Set(data.map((/** @type {{ id: string, root?: string }} */ { id, root }) => root ?? id))];
+}
+
+/**
+ * @param {string} name
+ * @returns {Promise<Model>}
+ */
+export async function getModel(name) {
+  return (await request(`v1/models/${encodeURIComponent(name)}?labels=`)).json();
 }
 
 /**
  * Generates `n` images.
+ * @param {string} model
  * @param {Recipe} recipe
  * @param {number} n
  * @param {number} partialImages previews per image
  * @param {AbortSignal} signal
  * @returns {AsyncGenerator<GenerationEvent, void>}
  */
-export async function* generate(recipe, n, partialImages, signal) {
-  const fields = { ...recipe, n, output_format: "png", stream: true, partial_images: partialImages };
+export async function* generate(model, recipe, n, partialImages, signal) {
+  const fields = { model, ...recipe, n, output_format: "png", stream: true, partial_images: partialImages };
   const headers = { "Content-Type": "application/json" };
   const options = { method: "POST", headers, body: JSON.stringify(fields), signal };
   yield* events(await request("generate", options), "done");
@@ -68,6 +76,7 @@ export async function* generate(recipe, n, partialImages, signal) {
 
 /**
  * Inpaints a region of an image.
+ * @param {string} model
  * @param {Recipe} recipe
  * @param {Blob} image
  * @param {EditRegion} region
@@ -75,9 +84,9 @@ export async function* generate(recipe, n, partialImages, signal) {
  * @param {AbortSignal} signal
  * @returns {AsyncGenerator<GenerationEvent, void>}
  */
-export async function* edit(recipe, image, region, partialImages, signal) {
+export async function* edit(model, recipe, image, region, partialImages, signal) {
   const body = new FormData();
-  const fields = { ...recipe, n: 1, stream: true, partial_images: partialImages };
+  const fields = { model, ...recipe, n: 1, stream: true, partial_images: partialImages };
   for (const [name, value] of Object.entries(fields)) body.append(name, String(value));
   body.append("image", image, "image.png");
   if (region.keepRows === null) body.append("mask", region.mask, "mask.png");

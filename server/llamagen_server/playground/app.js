@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { display, placeholder } from "./display.js";
 import { byId, find } from "./dom.js";
+import { loadExamples } from "./examples.js";
 import { load } from "./history.js";
 import { askForKey } from "./key_form.js";
 import { Playground } from "./playground.js";
@@ -19,14 +20,28 @@ async function start() {
   await untilReady(waiting);
   showStatus("");
   waiting.dataset.state = "idle";
-  const model = await api.getModel();
-  const stored = await load();
+  const model = await api.getModel(await chooseModel());
+  const [stored, examples] = await Promise.all([load(), loadExamples(model)]);
   const form = byId("settings");
-  byId("model").textContent = model.id;
   byId("display").style.setProperty("--grid", String(model.grid_size));
   find(form, "details", HTMLDetailsElement).open = matchMedia("(min-width: 60rem)").matches;
   form.classList.remove("waiting");
-  new Playground(model, stored);
+  new Playground(model, stored, examples);
+}
+
+/** Returns the model of the page's address (`?model=NAME`), else the first; shows its name, or a choice of all. */
+async function chooseModel() {
+  const names = await api.getModelNames();
+  const asked = new URLSearchParams(location.search).get("model");
+  const name = names.find((each) => each === asked) ?? names[0] ?? "";
+  const choice = byId("model-choice", HTMLSelectElement);
+  choice.append(...names.map((each) => new Option(each, each, each === name, each === name)));
+  choice.hidden = names.length < 2;
+  choice.addEventListener("change", () => {
+    location.search = new URLSearchParams({ model: choice.value }).toString();
+  });
+  byId("model").textContent = names.length < 2 ? name : "";
+  return name;
 }
 
 /**

@@ -13,22 +13,13 @@ export function display(view) {
   if (hadFocus) area.focus();
 }
 
-/**
- * Returns the view that is shown while there is no image: a partly filled grid.
- * @param {string[]} prompts examples
- * @param {(prompt: string) => void} onChoose
- */
-export function placeholder(prompts = [], onChoose = () => undefined) {
+/** Returns the view that is shown while there is no image: a partly filled grid. */
+export function placeholder() {
   const view = copyOf("placeholder-template");
   for (let i = 0; i < RASTER_CELLS; i++) {
     const cell = make("i");
     cell.style.setProperty("--i", String(i));
     find(view, ".raster").append(cell);
-  }
-  for (const prompt of prompts) {
-    const button = make("button", { type: "button", textContent: prompt });
-    button.addEventListener("click", () => onChoose(prompt));
-    find(view, ".examples").append(make("li", {}, button));
   }
   return view;
 }

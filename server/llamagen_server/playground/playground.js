@@ -4,6 +4,7 @@ import { curl } from "./curl.js";
 import { display, placeholder } from "./display.js";
 import { byId, find } from "./dom.js";
 import { editor } from "./editor.js";
+import { exampleView } from "./examples.js";
 import { Gallery } from "./gallery.js";
 import { keptRows, maskPng } from "./mask.js";
 import { pngBlob } from "./png.js";
@@ -16,19 +17,12 @@ import { Tile } from "./tile.js";
 import { viewer } from "./viewer.js";
 
 /** @import { Model } from "./api.js" */
+/** @import { Examples } from "./examples.js" */
 /** @import { GalleryImage } from "./gallery.js" */
 /** @import { StoredImage } from "./history.js" */
 /** @import { Edit, Recipe } from "./recipe.js" */
 /** @import { GenerationEvent } from "./sse.js" */
 
-/** @type {Record<string, string[]>} */
-const EXAMPLE_PROMPTS = {
-  "llamagen-demo": [
-    "a large red circle on a white background",
-    "a small yellow diamond above a large blue square",
-    "a green triangle in the top left corner on navy",
-  ],
-};
 const EDIT_PREVIEWS = 3; // the most that the edits endpoint sends
 const STRIP_SCALES = [1, 2, 4, 7.5];
 
@@ -37,6 +31,7 @@ export class Playground {
   #model;
   #settings;
   #gallery;
+  #examples;
   /** The image in the viewer. @type {GalleryImage | null} */
   #shown = null;
   /** The image in the editor. @type {GalleryImage | null} */
@@ -47,9 +42,11 @@ export class Playground {
   /**
    * @param {Model} model
    * @param {StoredImage[]} stored images of any model, oldest first
+   * @param {Examples | null} examples
    */
-  constructor(model, stored) {
+  constructor(model, stored, examples) {
     this.#model = model;
+    this.#examples = examples;
     this.#settings = new Settings(byId("settings", HTMLFormElement), model);
     this.#gallery = new Gallery(model, stored, (image) => this.#select(image));
     this.#listen();
@@ -79,6 +76,8 @@ export class Playground {
     byId("cancel").addEventListener("click", () => this.#run?.cancel());
     byId("reset").addEventListener("click", () => this.#settings.reset());
     byId("lock").addEventListener("click", () => this.#toggleSeed());
+    byId("examples").hidden = !this.#examples;
+    byId("examples").addEventListener("click", () => this.#showPlaceholder());
     byId("clear").addEventListener("click", () => this.#clearHistory());
     find(byId("running"), "button").addEventListener("click", () => this.#run && this.#display(this.#run.view));
     document.addEventListener("keydown", (event) => this.#onKey(event));
@@ -110,7 +109,7 @@ export class Playground {
     const previews = numPreviews(n, this.#model.grid_size);
     const tiles = Array.from({ length: n }, (_, i) => new Tile(`Image ${i + 1}`));
     const run = new Run(title(recipe, this.#model), tiles, previews);
-    return this.#start(run, () => recipe, api.generate(recipe, n, previews, run.signal));
+    return this.#start(run, () => recipe, api.generate(this.#model.id, recipe, n, previews, run.signal));
   }
 
   /**
@@ -120,9 +119,9 @@ export class Playground {
   #strip({ recipe }) {
     const previews = numPreviews(STRIP_SCALES.length, this.#model.grid_size);
     const recipes = STRIP_SCALES.map((scale) => ({ ...recipe, cfg_scale: scale }));
-    const tiles = STRIP_SCALES.map((scale) => new Tile(`Guidance scale ${scale}`, { caption: String(scale) }));
+    const tiles = STRIP_SCALES.map((scale) => new Tile(`Guidance scale ${scale}`, { caption: `guidance ${scale}` }));
     const run = new Run(title(recipe, this.#model), tiles, previews, { oneRow: true });
-    const streams = recipes.map((each) => api.generate(each, 1, previews, run.signal));
+    const streams = recipes.map((each) => api.generate(this.#model.id, each, 1, previews, run.signal));
     return this.#start(run, (index) => recipes[index] ?? recipe, together(streams));
   }
 
@@ -136,7 +135,7 @@ export class Playground {
     const region = { keepRows: keptRows(edit.masked, grid), mask: pngBlob(maskPng(edit.masked, grid, size)) };
     const tile = new Tile("Image", { originalUrl: URL.createObjectURL(original) });
     const run = new Run(title(recipe, this.#model), [tile], EDIT_PREVIEWS);
-    const events = api.edit(recipe, original, region, EDIT_PREVIEWS, run.signal);
+    const events = api.edit(this.#model.id, recipe, original, region, EDIT_PREVIEWS, run.signal);
     return this.#start(run, () => ({ ...recipe, edit }), events, original);
   }
 
@@ -193,11 +192,11 @@ export class Playground {
   }
 
   #showPlaceholder() {
-    const view = placeholder(EXAMPLE_PROMPTS[this.#model.id], (prompt) => {
-      this.#settings.prompt = prompt;
+    const generate = (/** @type {Recipe} */ recipe) => {
+      this.#settings.restore(recipe);
       this.#settings.form.requestSubmit();
-    });
-    this.#display(view);
+    };
+    this.#display(this.#examples ? exampleView(this.#examples, this.#model, generate) : placeholder());
   }
 
   /**

@@ -51,12 +51,6 @@ export class Settings {
     this.#update();
   }
 
-  /** @param {string} prompt */
-  set prompt(prompt) {
-    this.#field("prompt").value = prompt;
-    this.#update();
-  }
-
   /** Returns whether the form is valid; the browser shows the first error. */
   check() {
     return this.form.reportValidity();

@@ -2,6 +2,7 @@ import { copyOf, find } from "./dom.js";
 
 /** An image during generation. The part that has been generated grows from the top. */
 export class Tile {
+  #tile;
   #image;
   #progress;
   #button;
@@ -14,12 +15,13 @@ export class Tile {
    */
   constructor(label, { originalUrl, caption = "" } = {}) {
     this.element = copyOf("tile-template");
+    this.#tile = find(this.element, ".tile");
     this.#image = find(this.element, "img", HTMLImageElement);
     this.#progress = find(this.element, "progress", HTMLProgressElement);
     this.#button = find(this.element, "button", HTMLButtonElement);
     this.#progress.setAttribute("aria-label", label);
     find(this.element, ".caption").textContent = caption;
-    this.element.classList.toggle("inpainting", originalUrl !== undefined);
+    this.#tile.classList.toggle("inpainting", originalUrl !== undefined);
     if (originalUrl) this.#show(originalUrl);
   }
 
@@ -43,7 +45,7 @@ export class Tile {
   finish(url, name, open) {
     this.#grow(1, 250);
     this.#show(url);
-    this.element.classList.add("finished");
+    this.#tile.classList.add("finished");
     this.#image.alt = name;
     this.#button.disabled = false;
     this.#button.addEventListener("click", open);
@@ -51,7 +53,7 @@ export class Tile {
 
   /** Ends the progress display; the image stays incomplete. */
   stop() {
-    this.element.classList.add("stopped");
+    this.#tile.classList.add("stopped");
   }
 
   /**
@@ -60,8 +62,8 @@ export class Tile {
    */
   #grow(share, milliseconds) {
     this.#progress.value = share;
-    this.element.style.setProperty("--pace", `${milliseconds}ms`);
-    this.element.style.setProperty("--generated", String(share));
+    this.#tile.style.setProperty("--pace", `${milliseconds}ms`);
+    this.#tile.style.setProperty("--generated", String(share));
   }
 
   /** @param {string} url */

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 import numpy as np
 from demo.emoji.artwork import SIDE, artwork
 from demo.emoji.classes import CLASSES, labels
-from demo.emoji.codes import all_scenes
-from demo.emoji.scenes import BACKGROUNDS, IMAGE_SIZE, SIZES, Scene, render, sample_scene
+from demo.emoji.scenes import BACKGROUNDS, IMAGE_SIZE, PATCH, ROTATIONS, SIZES, Scene, render, sample_scene
 
 from llamagen_server.model_dir.labels import find_class
 
@@ -57,11 +57,12 @@ def test_variations_differ() -> None:
     assert len({render(s).tobytes() for s in variations}) == len(variations)
 
 
-def test_samples_are_among_all_scenes() -> None:
-    scenes = list(all_scenes())
-    assert len(scenes) == len(set(scenes)) == 64 * (9 + 4 + 1) * 3 * 2 * len(BACKGROUNDS)
+def test_samples_vary_in_everything_and_stay_on_the_grid() -> None:
     rng = random.Random(0)
-    samples = [sample_scene(rng) for _ in range(500)]
-    assert set(samples) <= set(scenes)
-    assert {s.size for s in samples} == set(SIZES)
+    samples = [sample_scene(rng) for _ in range(2000)]
+    assert {s.class_id for s in samples} == set(range(64))
+    assert {(s.size, s.rotation, s.mirrored) for s in samples} == set(product(SIZES, ROTATIONS, (False, True)))
+    assert {s.background for s in samples} == set(range(len(BACKGROUNDS)))
+    assert {(s.x % PATCH, s.y % PATCH) for s in samples} == {(0, 0)}
+    assert all(max(s.x, s.y) + s.size <= IMAGE_SIZE for s in samples)
     assert sample_scene(rng, class_id=7).class_id == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from demo.checkpoint import load_trained_vq
 from demo.emoji.classes import labels
+from demo.emoji.scenes import sample_scene
 from demo.emoji.train_ar import EmojiARTrainer, load_trained_ar
 from demo.emoji.train_vq import EmojiVQTrainer, make_local
 from demo.export import export
@@ -100,14 +102,13 @@ def test_an_image_tokenizer_for_larger_images_stays_local(tmp_path: Path) -> Non
     assert (convolution.sum(dim=(2, 3)) == convolution[:, :, 1, 1]).all()
 
 
-def test_the_codes_of_all_images_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes = list(emoji_codes.all_scenes())[::2000]
-    monkeypatch.setattr(emoji_codes, "all_scenes", lambda: iter(scenes))
+def test_the_codes_of_images_are_computed_once(tmp_path: Path) -> None:
     model = VQModel(replace(train_vq.CONFIG, encoder_ch_mult=(1,) * 4, decoder_ch_mult=(2, 1, 1, 1))).eval()
-    class_ids, codes = emoji_codes.encode_all(model, tmp_path / "codes.pt")
-    assert class_ids.tolist() == [scene.class_id for scene in scenes]
-    assert codes.shape == (len(scenes), 64)
-    again = emoji_codes.encode_all(None, tmp_path / "codes.pt")  # type: ignore[arg-type]
+    class_ids, codes = emoji_codes.encode_scenes(model, tmp_path / "codes.pt", count=40)
+    rng = random.Random(0)
+    assert class_ids.tolist() == [sample_scene(rng).class_id for _ in range(40)]
+    assert codes.shape == (40, 64)
+    again = emoji_codes.encode_scenes(None, tmp_path / "codes.pt")  # type: ignore[arg-type]
     assert torch.equal(again[0], class_ids)
     assert torch.equal(again[1], codes)
 

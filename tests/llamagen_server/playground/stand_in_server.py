@@ -29,8 +29,8 @@ Event = dict[str, Any]
 class Scenario:
     """Behaviour of the stand-in server, and a record of the requests that it received."""
 
-    condition: str = "text"
-    """``text`` or ``class``."""
+    names: tuple[str, ...] = ("tiny-text",)
+    """Models of the server; those whose name ends with ``class`` are class models."""
     guided: bool = True
     key: str | None = None
     """Required API key."""
@@ -45,13 +45,14 @@ class Scenario:
     disconnected: threading.Event = field(default_factory=threading.Event)
     """Set when a client disconnects before the end of a reply."""
 
-    def model(self) -> dict[str, Any]:
+    def model(self, name: str) -> dict[str, Any]:
+        condition = "class" if name.endswith("class") else "text"
         model = {
-            "id": f"tiny-{self.condition}", "object": "model", "created": 0, "owned_by": "llamagen-serve",
-            "condition": self.condition, "image_size": SIZE, "grid_size": GRID, "guided": self.guided,
+            "id": name, "object": "model", "created": 0, "owned_by": "llamagen-serve",
+            "condition": condition, "image_size": SIZE, "grid_size": GRID, "guided": self.guided,
             "defaults": {"cfg_scale": 3.0, "cfg_min_p": 0.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
         }  # fmt: skip
-        return model | ({"num_classes": 1000} if self.condition == "class" else {})
+        return model | ({"num_classes": 1000} if condition == "class" else {})
 
 
 def render(fields: dict[str, Any], seed: int) -> Image.Image:
@@ -98,11 +99,11 @@ def make_app(scenario: Scenario) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> Any:
-        return {"object": "list", "data": [scenario.model()]}
+        return {"object": "list", "data": [scenario.model(name) for name in scenario.names]}
 
     @app.get("/v1/models/{name}")
     async def model(name: str, labels: str | None = None) -> Any:
-        return scenario.model() | ({"labels": LABELS} if scenario.condition == "class" and labels == "" else {})
+        return scenario.model(name) | ({"labels": LABELS} if name.endswith("class") and labels == "" else {})
 
     @app.post("/generate")
     async def generate(request: Request) -> Response:

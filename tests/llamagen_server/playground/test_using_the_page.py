@@ -58,7 +58,7 @@ def test_the_same_seed_at_several_guidance_scales(page: Page, scenario: Scenario
     expect(page.get_by_role("status")).to_have_text(re.compile(r"^4 images in"))
     sent = {(request["cfg_scale"], request["seed"], request["n"]) for request in scenario.requests[-4:]}
     assert sent == {(scale, seed, 1) for scale in (1, 2, 4, 7.5)}
-    expect(page.locator(".caption")).to_have_text(["1", "2", "4", "7.5"])
+    expect(page.locator(".caption")).to_have_text([f"guidance {scale}" for scale in ("1", "2", "4", "7.5")])
     assert len({tile.bounding_box()["y"] for tile in page.locator(".tile").all()}) == 1  # type: ignore[index]
     page.locator(".tile button").nth(3).click()
     expect(page.locator("dl")).to_contain_text("guidance7.5")
@@ -76,8 +76,35 @@ def test_escape_ends_all_requests_of_a_strip(page: Page, scenario: Scenario) -> 
     assert scenario.disconnected.wait(10)
 
 
+def test_an_example_is_generated_from_its_recipe(page: Page, scenario: Scenario) -> None:
+    scenario.names = ("llamagen-demo",)
+    page.goto("/")
+    name = "a green triangle in the top left corner on navy"
+    page.get_by_role("list", name="Examples").get_by_role("button", name=name).click()
+    expect(page.get_by_role("button", name="Vary")).to_be_visible()
+    [request] = scenario.requests
+    assert (request["prompt"], request["seed"], request["cfg_scale"]) == (name, 2, 3)
+    page.get_by_role("button", name="Examples").click()
+    expect(page.get_by_role("list", name="Examples").get_by_role("button")).to_have_count(12)
+
+
+def test_several_models_at_one_address(page: Page, scenario: Scenario) -> None:
+    scenario.names = ("tiny-text", "tiny-class")
+    page.goto("/")
+    generate(page)
+    page.get_by_label("Model").select_option("tiny-class")
+    field = page.get_by_role("combobox", name="Class")
+    field.fill("goldfish")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("button", name="Vary")).to_be_visible()
+    expect(page.locator("#thumbs li:not(#running)")).to_have_count(1)  # each model has a history of its own
+    assert [request["model"] for request in scenario.requests] == ["tiny-text", "tiny-class"]
+    expect(page.get_by_label("Model")).to_have_value("tiny-class")
+
+
 def test_class_model_without_guidance(page: Page, scenario: Scenario) -> None:
-    scenario.condition, scenario.guided = "class", False
+    scenario.names, scenario.guided = ("tiny-class",), False
     page.goto("/")
     field = page.get_by_role("combobox", name="Class")
     field.fill("aura")

@@ -14,6 +14,7 @@ from llamagen_server.api.disconnect import unless_disconnected
 from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openapi import IMAGE_ERRORS, events
 from llamagen_server.api.replies import Usage, b64, image_file, image_files, timings
+from llamagen_server.api.routes.models import check_model
 from llamagen_server.api.sse import Event, stream_events
 from llamagen_server.core.request import Boolean, ImageRequest, Integer
 from llamagen_server.core.results import GeneratedImage, GenerationResult, Preview
@@ -30,6 +31,7 @@ class GenerateRequest(ImageRequest):
         json_schema_extra={"examples": [{"prompt": "a large red circle on a white background", "n": 2, "seed": 7}]}
     )
 
+    model: str | None = Field(None, description="Name of the model; may be omitted.")
     output_format: OutputFormatField = "png"
     response_format: Literal["b64_json", "codes", "binary"] = Field(
         "b64_json",
@@ -93,6 +95,7 @@ async def generate(
     client: Client,
 ) -> GenerateResponse | Response:
     """Generates images of a prompt or a class."""
+    check_model(body.model, names)
     if body.stream:
         return await _stream(body, request, pipeline, request_id, client)
     accept = request.headers.get("accept", "")

@@ -25,6 +25,7 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int = Field(description="Unix time of the server's start, seconds.")
     owned_by: str = "llamagen-serve"
+    root: str = Field(description="The model's first name, of which its other names are aliases.")
     condition: Literal["text", "class"]
     guided: bool = Field(description="Whether the server runs both branches; if false, cfg_scale must be 1.")
     image_size: int = Field(description="Pixels per side.")
@@ -44,7 +45,7 @@ class ModelList(BaseModel):
 @router.get("/v1/models", responses=errors(503), response_model_exclude_none=True)
 async def models(names: ModelNames, pipeline: LoadedPipeline) -> ModelList:
     """Lists the served model under each of its names."""
-    return ModelList(data=[_model(name, pipeline.model) for name in names])
+    return ModelList(data=[_model(name, names[0], pipeline.model) for name in names])
 
 
 @router.get("/v1/models/{model_id:path}", responses=errors(404, 503), response_model_exclude_none=True)
@@ -60,7 +61,7 @@ async def model(
     """Returns the model, and the names of its classes if they are asked for."""
     if model_id not in names:
         raise model_not_found(model_id, names)
-    found = _model(model_id, pipeline.model)
+    found = _model(model_id, names[0], pipeline.model)
     if labels is not None and pipeline.model.labels is not None:
         found.labels = search_classes(labels, pipeline.model.labels)
     return found
@@ -71,11 +72,22 @@ def model_not_found(model_id: str | None, names: Sequence[str]) -> ApiError:
     return ApiError(404, message, "model", "model_not_found")
 
 
-def _model(name: str, model: ModelDir) -> Model:
+def check_model(name: str | None, names: Sequence[str]) -> None:
+    """Refuses requests for a model that this server does not have.
+
+    Raises:
+        ApiError: 404.
+    """
+    if name not in (None, "", *names):
+        raise model_not_found(name, names)
+
+
+def _model(name: str, root: str, model: ModelDir) -> Model:
     config = model.config
     return Model(
         id=name,
         created=_started,
+        root=root,
         condition=config.condition,
         guided=config.cfg_branches == 2,
         image_size=model.image_size,

@@ -18,7 +18,7 @@ from llamagen_server.api.errors import ApiError
 from llamagen_server.api.openai_protocol import ImageGenerationRequest, ImagesResponse, OpenAIImage, OpenAIUsage
 from llamagen_server.api.openapi import IMAGE_ERRORS, events
 from llamagen_server.api.replies import b64, image_file, image_files
-from llamagen_server.api.routes.models import model_not_found
+from llamagen_server.api.routes.models import check_model
 from llamagen_server.api.sse import Event, stream_events
 from llamagen_server.core.options import RequestPolicy, ResponseFormat, SizePolicy
 from llamagen_server.core.results import GeneratedImage, GenerationResult, OnEvent, Preview
@@ -181,8 +181,7 @@ def _check(
     body: ImageGenerationRequest, pipeline: Pipeline, names: Sequence[str], policy: RequestPolicy
 ) -> tuple[tuple[int, int], ResponseFormat]:
     """Checks the fields that only this API has. Returns width and height of the images, and the kind of reply."""
-    if body.model not in (None, "", *names):
-        raise model_not_found(body.model, names)
+    check_model(body.model, names)
     size = _size(body.size, pipeline.model.image_size, policy.size)
     if not body.stream:
         return size, body.response_format or policy.response_format

@@ -1,0 +1,105 @@
+"""Draws pictures of a demo on a running server: the playground's examples, and sheets by guidance scale for the docs.
+
+    make serve                  # in another terminal; with ARGS='--demo class' for the class demo
+    python -m demo.gallery
+
+Writes ``examples_text`` or ``examples_class`` (``.json``: a recipe for each picture, ``.webp``: the sheet) into the
+playground's folder, and ``docs/demo_text.webp`` or ``docs/demo_class.webp``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from demo.emoji.classes import CLASSES
+from demo.evaluate import generate
+from demo.shapes.captions import sample_caption, sample_split
+
+ROOT = Path(__file__).parents[1]
+PLAYGROUND = ROOT / "server/llamagen_server/playground"
+QUALITY = 90
+"""Of WebP files."""
+PROMPTS = (
+    "a large red circle on a white background",
+    "a small yellow diamond above a large blue square",
+    "a green triangle in the top left corner on navy",
+    "an orange square left of a purple circle on beige",
+    "a small pink circle in the centre on black",
+    "a cyan triangle below a small red square on grey",
+    "a large green diamond on a navy background",
+    "a blue circle right of a yellow triangle",
+    "a purple square in the bottom right corner on white",
+    "a small orange diamond left of a small cyan diamond on black",
+    "a red triangle above a green circle on beige",
+    "a large pink square on a grey background",
+)
+SCALES = (1.0, 4.0, 7.5)
+"""Guidance scales of the sheet in the docs."""
+CAPTION_SEED = 7
+"""Of the held-out captions on the sheet."""
+
+
+def draw(url: str, conditions: Sequence[dict[str, Any]], columns: int, **settings: Any) -> Image.Image:
+    """Generates an image for each condition, image i with seed i, and arranges them in rows of ``columns``."""
+    images = generate(url, conditions, **settings)[:, 0]
+    side = images.shape[1]
+    sheet = Image.new("RGB", (columns * side, -(-len(images) // columns) * side), "white")
+    for i, pixels in enumerate(images):
+        sheet.paste(Image.fromarray(pixels), (i % columns * side, i // columns * side))
+    return sheet
+
+
+def write_examples(url: str, kind: str) -> None:
+    """Writes the playground's examples of the demo ``kind``."""
+    columns = 8 if kind == "class" else 4
+    conditions = [{"class_id": i} for i in range(len(CLASSES))] if kind == "class" else [{"prompt": p} for p in PROMPTS]
+    recipes = [{**condition, "seed": seed} for seed, condition in enumerate(conditions)]
+    draw(url, conditions, columns).save(PLAYGROUND / f"examples_{kind}.webp", quality=QUALITY)
+    lines = ",\n".join(f"    {{ {json.dumps(recipe)[1:-1]} }}" for recipe in recipes)
+    (PLAYGROUND / f"examples_{kind}.json").write_text(
+        f'{{\n  "columns": {columns},\n  "recipes": [\n{lines}\n  ]\n}}\n'
+    )
+
+
+def write_sheet(url: str, kind: str) -> None:
+    """Writes a sheet for the docs: the same conditions and seeds in a block of rows for each guidance scale."""
+    columns, count = (16, 64) if kind == "class" else (8, 16)
+    if kind == "class":
+        conditions: list[dict[str, Any]] = [{"class_id": i} for i in range(count)]
+    else:
+        rng = random.Random(CAPTION_SEED)
+        captions = [sample_caption(rng, sample_split(rng, held_out=True)) for _ in range(count)]
+        conditions = [{"prompt": caption.text} for caption in captions]
+    blocks = [_titled(draw(url, conditions, columns, cfg_scale=scale), f"cfg_scale {scale:g}") for scale in SCALES]
+    rows = np.concatenate([np.asarray(block) for block in blocks])
+    Image.fromarray(rows).save(ROOT / f"docs/demo_{kind}.webp", quality=QUALITY)
+
+
+def _titled(sheet: Image.Image, title: str) -> Image.Image:
+    """The sheet below a line of text."""
+    block = Image.new("RGB", (sheet.width, sheet.height + 28), "white")
+    ImageDraw.Draw(block).text((8, 5), title, fill="black", font=ImageFont.load_default(16))
+    block.paste(sheet, (0, 28))
+    return block
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of the server")
+    url = parser.parse_args().url
+    [model, *_] = httpx.get(f"{url}/v1/models", timeout=60).raise_for_status().json()["data"]
+    write_examples(url, model["condition"])
+    write_sheet(url, model["condition"])
+
+
+if __name__ == "__main__":
+    main()
