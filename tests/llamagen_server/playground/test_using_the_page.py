@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from demo.playground_picture import photograph
 from PIL import Image
 from playwright.sync_api import Page, expect
 from tests.llamagen_server.playground.page_actions import (
@@ -63,6 +64,13 @@ def test_the_same_seed_at_several_guidance_scales(page: Page, scenario: Scenario
     page.locator(".tile button").nth(3).click()
     expect(page.locator("dl")).to_contain_text("guidance7.5")
     assert int(shown_seed(page)) == seed
+
+
+def test_the_picture_of_the_readme_shows_the_strip(page: Page, page_url: str, tmp_path: Path) -> None:
+    photograph(page, page_url, "a red circle", 5, tmp_path / "page.png")
+    expect(page.locator(".finished")).to_have_count(4)
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.size == (1280, 720)
 
 
 def test_escape_ends_all_requests_of_a_strip(page: Page, scenario: Scenario) -> None:
