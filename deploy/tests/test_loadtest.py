@@ -90,6 +90,7 @@ def test_the_example_of_the_page_is_a_scenario(root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.engine
+@pytest.mark.long
 def test_a_real_server(demo_url: str, tmp_path: Path) -> None:
     """Saturation is measured, streams have previews, the server's memory is visible."""
     report = run(FILES[0].with_name("mixed.yaml"), demo_url, tmp_path, seconds=12)
