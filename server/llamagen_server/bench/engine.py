@@ -78,8 +78,8 @@ def figures(batch: int, tokens: int, seconds: Mapping[str, float | None], roofli
     Args:
         batch: images in the batch.
         tokens: image tokens of one image, which is also the number of decode steps.
-        seconds: time of the batch, as ``engine_s`` and, if there is a baseline, ``eager_s``: None if it ran out of
-            memory.
+        seconds: time of the batch, as ``engine_s``, ``floor_s`` if it was also timed with ``cfg_min_p``, and
+            ``eager_s`` if there is a baseline: None if it ran out of memory.
         roofline_s: shortest possible time, see `roofline_seconds`.
     """
     engine_s = seconds["engine_s"]
@@ -93,6 +93,8 @@ def figures(batch: int, tokens: int, seconds: Mapping[str, float | None], roofli
         "roofline_s": roofline_s,
         "roofline_fraction": roofline_s / engine_s,
     }
+    if (floor_s := seconds.get("floor_s")) is not None:
+        row["floor_cost_percent"] = 100 * (floor_s / engine_s - 1)
     if "eager_s" in seconds:
         row["ratio"] = seconds["eager_s"] / engine_s if seconds["eager_s"] is not None else None
     return row
@@ -152,6 +154,8 @@ class _Run:
     def seconds(self, batch: int) -> Mapping[str, float | None]:
         """Returns the times of a batch as `figures` takes them."""
         work = {"engine_s": self.engine(batch)}
+        if self.options.cfg_min_p:
+            work["floor_s"] = self.engine(batch, self.options.cfg_min_p)
         if not self.options.baseline:
             return median_seconds(work, self.options.repeat)
         try:
@@ -161,7 +165,7 @@ class _Run:
         torch.cuda.empty_cache()  # not before the exception, whose frames hold the baseline's tensors, is gone
         return {**median_seconds(work, self.options.repeat), "eager_s": None}
 
-    def engine(self, batch: int) -> Work:
+    def engine(self, batch: int, cfg_min_p: float = 0.0) -> Work:
         """Returns a function that generates one batch with vLLM."""
         from vllm import SamplingParams
 
@@ -173,7 +177,7 @@ class _Run:
                 max_tokens=self.config.num_image_tokens,
                 ignore_eos=True,
                 detokenize=False,
-                extra_args={"cfg_scale": self.options.cfg_scale},
+                extra_args={"cfg_scale": self.options.cfg_scale, "cfg_min_p": cfg_min_p},
             )
             for seed in range(batch)
         ]

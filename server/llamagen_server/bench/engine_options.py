@@ -32,6 +32,8 @@ class EngineOptions:
     """Batch sizes to measure, in images."""
     cfg_scale: float = 4.0
     """Guidance scale; 1 runs a single branch."""
+    cfg_min_p: float = 0.0
+    """Above 0, the engine is also timed with this floor of a code's conditional probability."""
     top_k: int = 2000
     dtype: str = "auto"
     enforce_eager: bool = False
@@ -49,6 +51,10 @@ class EngineOptions:
             raise ValueError(f"--size is {self.size}, must be one of {', '.join(SIZES)}")
         if min(self.batch, default=0) < 1:
             raise ValueError(f"--batch is {min(self.batch, default='empty')}, must be at least 1")
+        if not 0 <= self.cfg_min_p <= 1:
+            raise ValueError(f"--cfg-min-p is {self.cfg_min_p}, must be from 0 to 1")
+        if self.cfg_min_p and self.cfg_branches == 1:
+            raise ValueError("--cfg-min-p needs guidance: --cfg-scale is 1")
         if self.repeat < 1:
             raise ValueError(f"--repeat is {self.repeat}, must be at least 1")
         if self.image_size < DOWNSAMPLE or self.image_size % DOWNSAMPLE:

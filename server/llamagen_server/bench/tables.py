@@ -12,11 +12,13 @@ ENGINE_COLUMNS = {
     "step_ms": ("ms per step", 1),
     "roofline_s": ("roofline, s", 2),
     "roofline_fraction": ("fraction of roofline", 2),
+    "floor_s": ("with cfg_min_p, s", 2),
+    "floor_cost_percent": ("its cost, %", 1),
     "eager_s": ("eager, s", 2),
     "ratio": ("times as fast as eager", 2),
     "tokens_per_step": ("tokens per step of an image", 2),
 }
-"""Heading and digits of each figure of `llamagen_server.bench.engine.figures`. The last three are not always there.
+"""Heading and digits of each figure of `llamagen_server.bench.engine.figures`. The last five are not always there.
 
 A figure of the baseline is None if it ran out of memory.
 """

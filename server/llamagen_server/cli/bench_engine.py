@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--batch", type=int, nargs="+", default=list(default.batch), help="images at a time (default: 1 8)")
     add("--cfg-scale", type=float, default=default.cfg_scale, help="1 runs a single branch (default: %(default)s)")
+    add(
+        "--cfg-min-p",
+        type=float,
+        default=default.cfg_min_p,
+        metavar="P",
+        help="also time the engine with this floor of a code's conditional probability; the two alternate (default: 0, "
+        "which does not)",
+    )
     add("--top-k", type=int, default=default.top_k, help="0 keeps every code (default: %(default)s)")
     add(
         "--dtype",

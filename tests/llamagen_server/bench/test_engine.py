@@ -21,16 +21,26 @@ from llamagen_server.bench.tables import engine_table
 def test_a_run(tmp_path: Path) -> None:
     result = tmp_path / "r.json"
     command = "-m llamagen_server bench engine --size B --image-size 32 --batch 1 2 --repeat 1 --dtype float32"
-    words = [*command.split(), "--enforce-eager", "--baseline", "eager", "--profile", "--save-result", str(result)]
+    words = [
+        *command.split(),
+        "--enforce-eager",
+        "--baseline",
+        "eager",
+        "--cfg-min-p",
+        "0.1",
+        "--profile",
+        "--save-result",
+        str(result),
+    ]
     run = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "| batch | seconds | images/s |" in run.stderr
     saved = json.loads(result.read_text())
     assert [row["batch"] for row in saved["rows"]] == [1, 2]
     for row in saved["rows"]:
-        seconds = {name: row[name] for name in ("engine_s", "eager_s")}
+        seconds = {name: row[name] for name in ("engine_s", "floor_s", "eager_s")}
         assert row == figures(row["batch"], 4, seconds, row["roofline_s"])
-        assert min(row.values()) > 0
+        assert min(value for name, value in row.items() if name != "floor_cost_percent") > 0
     assert set(saved["profile"]) == {*PARTS, "rest"}
     assert min(saved["profile"].values()) > 0  # 0: a part's functions have other names in this vLLM
     assert saved["settings"]["batch"] == [1, 2]
@@ -51,6 +61,8 @@ def test_figures() -> None:
     assert row["roofline_fraction"] == pytest.approx(0.6)
     assert row["ratio"] == 2.5
     assert "ratio" not in figures(8, 256, {"engine_s": 2.0}, roofline_s=1.2)
+    floor = figures(8, 256, {"engine_s": 2.0, "floor_s": 2.05}, roofline_s=1.2)
+    assert floor["floor_cost_percent"] == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize("rounds", [0, 1])
@@ -97,6 +109,8 @@ def test_work_takes_turns_and_the_first_round_does_not_count(monkeypatch: pytest
     [
         ({"size": "A"}, "--size is A, must be one of B, L"),
         ({"batch": (1, 0)}, "--batch is 0, must be at least 1"),
+        ({"cfg_min_p": 2.0}, "--cfg-min-p is 2.0, must be from 0 to 1"),
+        ({"cfg_min_p": 0.1, "cfg_scale": 1.0}, "--cfg-min-p needs guidance: --cfg-scale is 1"),
         ({"repeat": 0}, "--repeat is 0, must be at least 1"),
         ({"image_size": 20}, "--image-size is 20, must be a multiple of 16"),
         ({"baseline": "compiled"}, "--baseline is compiled, must be eager"),
