@@ -1,7 +1,7 @@
 """Trains the image tokenizer of the class demo with LlamaGen's objective.
 
     python -m demo.emoji.train_vq --out demo/runs/emoji-vq32 --steps 1500
-    python -m demo.emoji.train_vq --from demo/runs/emoji-vq32/checkpoint.pt --out demo/runs/emoji-vq64 --steps 1000 \
+    python -m demo.emoji.train_vq --from demo/runs/emoji-vq32/checkpoint.pt --out demo/runs/emoji-vq64 --steps 800 \
         --lr 5e-4
 
 An image has 8 x 8 image tokens from the start, but the first run sees it at 32 px and the second at 64
