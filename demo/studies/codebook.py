@@ -79,8 +79,8 @@ class Run:
             codebook_size=self.size,
             codebook_embed_dim=self.dim,
             encoder_ch_mult=(1, 1, 2),
-            decoder_ch_mult=(2, 2, 2),
-            z_channels=64,
+            decoder_ch_mult=(1, 1, 2),
+            z_channels=256,  # as many as the widest codebook, so that nothing but the training narrows its vectors
             ch=32,
             num_res_blocks=1,
             codebook_l2_norm=self.l2_norm,
