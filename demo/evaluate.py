@@ -1,6 +1,6 @@
 """Measures how well a server's images of a demo show what was asked for, and prints a table by guidance scale.
 
-    make serve                  # in another terminal; with MODEL='--demo class' for the class demo
+    make serve                  # in another terminal; with ARGS='--demo class' for the class demo
     python -m demo.evaluate
 
 The server tells which demo it serves. Seeds count up from 0 over all images.

@@ -1,9 +1,9 @@
-"""Draws pictures of a demo on a running server: the playground's examples, and sheets by guidance scale for the docs.
+"""Generates images of a demo on a running server: the playground's examples, and sheets by guidance scale for the docs.
 
     make serve                  # in another terminal; with ARGS='--demo class' for the class demo
     python -m demo.gallery
 
-Writes ``examples_text`` or ``examples_class`` (``.json``: a recipe for each picture, ``.webp``: the sheet) into the
+Writes ``examples_text`` or ``examples_class`` (``.json``: a recipe for each image, ``.webp``: the sheet) into the
 playground's folder, and ``docs/demo_text.webp`` or ``docs/demo_class.webp``.
 """
 
@@ -27,7 +27,7 @@ from demo.shapes.captions import sample_caption, sample_split
 ROOT = Path(__file__).parents[1]
 PLAYGROUND = ROOT / "server/llamagen_server/playground"
 QUALITY = 90
-"""Of WebP files."""
+"""Quality of WebP files."""
 PROMPTS = (
     "a large red circle on a white background",
     "a small yellow diamond above a large blue square",
@@ -45,10 +45,10 @@ PROMPTS = (
 SCALES = (1.0, 4.0, 7.5)
 """Guidance scales of the sheet in the docs."""
 CAPTION_SEED = 7
-"""Of the held-out captions on the sheet."""
+"""Seed of the held-out captions on the sheet."""
 
 
-def draw(url: str, conditions: Sequence[dict[str, Any]], columns: int, **settings: Any) -> Image.Image:
+def generate_sheet(url: str, conditions: Sequence[dict[str, Any]], columns: int, **settings: Any) -> Image.Image:
     """Generates an image for each condition, image i with seed i, and arranges them in rows of ``columns``."""
     images = generate(url, conditions, **settings)[:, 0]
     side = images.shape[1]
@@ -63,7 +63,7 @@ def write_examples(url: str, kind: str) -> None:
     columns = 8 if kind == "class" else 4
     conditions = [{"class_id": i} for i in range(len(CLASSES))] if kind == "class" else [{"prompt": p} for p in PROMPTS]
     recipes = [{**condition, "seed": seed} for seed, condition in enumerate(conditions)]
-    draw(url, conditions, columns).save(PLAYGROUND / f"examples_{kind}.webp", quality=QUALITY)
+    generate_sheet(url, conditions, columns).save(PLAYGROUND / f"examples_{kind}.webp", quality=QUALITY)
     lines = ",\n".join(f"    {{ {json.dumps(recipe)[1:-1]} }}" for recipe in recipes)
     (PLAYGROUND / f"examples_{kind}.json").write_text(
         f'{{\n  "columns": {columns},\n  "recipes": [\n{lines}\n  ]\n}}\n'
@@ -79,7 +79,8 @@ def write_sheet(url: str, kind: str) -> None:
         rng = random.Random(CAPTION_SEED)
         captions = [sample_caption(rng, sample_split(rng, held_out=True)) for _ in range(count)]
         conditions = [{"prompt": caption.text} for caption in captions]
-    blocks = [_titled(draw(url, conditions, columns, cfg_scale=scale), f"cfg_scale {scale:g}") for scale in SCALES]
+    sheets = {scale: generate_sheet(url, conditions, columns, cfg_scale=scale) for scale in SCALES}
+    blocks = [_titled(sheet, f"cfg_scale {scale:g}") for scale, sheet in sheets.items()]
     rows = np.concatenate([np.asarray(block) for block in blocks])
     Image.fromarray(rows).save(ROOT / f"docs/demo_{kind}.webp", quality=QUALITY)
 

@@ -23,7 +23,7 @@ class Muon(torch.optim.Optimizer):
         matrices: parameters of two dimensions.
         lr: learning rate.
         weight_decay: decoupled, relative to ``lr``.
-        momentum: of Nesterov's kind.
+        momentum: Nesterov momentum.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ WIDTH, HEIGHT = 1280, 620
 
 def photograph(page: Page, url: str, condition: str, seed: int, out: Path) -> None:
     """Generates an image of a prompt or a class on the page, then its guidance strip, and photographs that."""
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     page.goto(url)
     page.get_by_label("Seed", exact=True).fill(str(seed))
     page.locator("#prompt, #class_label").first.fill(condition)
@@ -42,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page = browser.new_page()
         photograph(page, args.url, args.condition, args.seed, args.out)
         browser.close()
 

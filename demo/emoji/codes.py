@@ -16,7 +16,7 @@ from demo.emoji.scenes import render, sample_scene
 from llamagen_tokenizer.model import VQModel, from_uint8
 
 COUNT = 20_000
-"""Images for the language model: half of all that there are."""
+"""Scenes for the language model, of 43,008 that there are."""
 BATCH = 32
 
 
@@ -27,7 +27,7 @@ def encode_scenes(model: VQModel, cache: Path, count: int = COUNT, seed: int = 0
     Returns:
         Class ids, int64 [count], and codes, int64 [count, tokens].
     """
-    if stored := load_checkpoint(cache):
+    if (stored := load_checkpoint(cache)) and (stored["count"], stored["seed"]) == (count, seed):
         return stored["class_ids"].long(), stored["codes"].long()
     rng = random.Random(seed)
     scenes = [sample_scene(rng) for _ in range(count)]
@@ -36,7 +36,8 @@ def encode_scenes(model: VQModel, cache: Path, count: int = COUNT, seed: int = 0
         pixels = np.stack([render(scene) for scene in scenes[start : start + BATCH]])
         codes.append(model.encode(from_uint8(torch.from_numpy(pixels))).flatten(1))
     class_ids = torch.tensor([scene.class_id for scene in scenes])
-    save_checkpoint(cache, {"class_ids": class_ids.to(torch.int16), "codes": torch.cat(codes).to(torch.int16)})
+    stored = {"class_ids": class_ids.to(torch.int16), "codes": torch.cat(codes).to(torch.int16)}
+    save_checkpoint(cache, {**stored, "count": count, "seed": seed})
     return class_ids, torch.cat(codes)
 
 

@@ -123,10 +123,11 @@ def plain_spread(features: Tensor, plain: Tensor, colours: Tensor) -> Tensor:
         plain: bool [B, patches], true where a patch shows nothing but background.
         colours: float32 [B, 3], the backgrounds.
     """
-    background = colours.unique(dim=0, return_inverse=True)[1][:, None].expand_as(plain)[plain]
+    kinds, background = colours.unique(dim=0, return_inverse=True)
+    background = background[:, None].expand_as(plain)[plain]
     features = features[plain]
-    members = F.one_hot(background).to(features)
-    means = (members.T @ features) / members.sum(0)[:, None]
+    members = F.one_hot(background, len(kinds)).to(features)
+    means = (members.T @ features) / members.sum(0)[:, None].clamp(min=1)
     return F.mse_loss(features, means[background])
 
 

@@ -78,7 +78,7 @@ def figures(batch: int, tokens: int, seconds: Mapping[str, float | None], roofli
     Args:
         batch: images in the batch.
         tokens: image tokens of one image, which is also the number of decode steps.
-        seconds: time of the batch, as ``engine_s``, ``floor_s`` if it was also timed with ``cfg_min_p``, and
+        seconds: time of the batch, as ``engine_s``, ``min_p_s`` if it was also timed with ``cfg_min_p``, and
             ``eager_s`` if there is a baseline: None if it ran out of memory.
         roofline_s: shortest possible time, see `roofline_seconds`.
     """
@@ -93,8 +93,8 @@ def figures(batch: int, tokens: int, seconds: Mapping[str, float | None], roofli
         "roofline_s": roofline_s,
         "roofline_fraction": roofline_s / engine_s,
     }
-    if (floor_s := seconds.get("floor_s")) is not None:
-        row["floor_cost_percent"] = 100 * (floor_s / engine_s - 1)
+    if (min_p_s := seconds.get("min_p_s")) is not None:
+        row["min_p_cost_percent"] = 100 * (min_p_s / engine_s - 1)
     if "eager_s" in seconds:
         row["ratio"] = seconds["eager_s"] / engine_s if seconds["eager_s"] is not None else None
     return row
@@ -155,7 +155,7 @@ class _Run:
         """Returns the times of a batch as `figures` takes them."""
         work = {"engine_s": self.engine(batch)}
         if self.options.cfg_min_p:
-            work["floor_s"] = self.engine(batch, self.options.cfg_min_p)
+            work["min_p_s"] = self.engine(batch, self.options.cfg_min_p)
         if not self.options.baseline:
             return median_seconds(work, self.options.repeat)
         try:

@@ -63,6 +63,8 @@ class EngineOptions:
             raise ValueError(f"--baseline is {self.baseline}, must be eager")
         if not 0 <= self.decode_window <= MAX_WINDOW:
             raise ValueError(f"--decode-window is {self.decode_window}, must be from 0 to {MAX_WINDOW}")
+        if self.cfg_min_p and self.decode_window:
+            raise ValueError("--cfg-min-p cannot be timed with --decode-window: tokens per step are counted for both")
         if self.model and self.baseline:
             raise ValueError("--baseline needs --size: it cannot load the weights of --model")
 

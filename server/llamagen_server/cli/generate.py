@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     from llamagen_server.pipeline.build import open_model
     from llamagen_server.pipeline.condition import resolve_condition
 
-    model_path, prompts = split_words(args.words)
+    model_path, prompts = (None, args.words) if args.demo else split_words(args.words)
     requests = build_requests(args, prompts)
     check_out(args.out)
     model = open_model(chosen_model(model_path, args.demo))

@@ -29,6 +29,8 @@ import { events } from "./sse.js";
 let key = sessionStorage.getItem("api-key");
 /** @type {AskForKey} */
 let askForKey;
+/** The answer that requests are waiting for: all share one question. @type {Promise<string> | null} */
+let asked = null;
 
 export const hasKey = () => key !== null;
 
@@ -40,14 +42,22 @@ export function onKeyNeeded(ask) {
   askForKey = ask;
 }
 
+/** Returns whether the model is loaded. vLLM's own server has no `/ready`; it answers only once it is. */
 export async function isReady() {
-  return (await send("ready")).ok;
+  const reply = await send("ready");
+  return reply.ok || reply.status === 404;
 }
 
-/** @returns {Promise<string[]>} the first name of each model: several models may share an address behind a proxy */
+/**
+ * Returns the first name of each model. Behind a proxy, several models may share an address; the other names of a model
+ * have its first one as `root`. In vLLM's own server `root` is a path.
+ * @returns {Promise<string[]>}
+ */
 export async function getModelNames() {
+  /** @type {{ data: { id: string, root?: string }[] }} */
   const { data } = await (await request("v1/models")).json();
-  return [...new Set(data.map((/** @type {{ id: string, root?: string }} */ { id, root }) => root ?? id))];
+  const ids = data.map(({ id }) => id);
+  return [...new Set(data.map(({ id, root = id }) => (ids.includes(root) ? root : id)))];
 }
 
 /**
@@ -107,7 +117,10 @@ async function request(path, options = {}) {
     if (reply.ok) return reply;
     const message = await errorMessage(reply);
     if (reply.status !== 401) throw new ServerError(message);
-    key = await askForKey(message, options.signal ?? undefined);
+    asked ??= askForKey(message, options.signal ?? undefined).finally(() => {
+      asked = null;
+    });
+    key = await asked;
     sessionStorage.setItem("api-key", key);
   }
 }

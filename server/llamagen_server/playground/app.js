@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { display, placeholder } from "./display.js";
-import { byId, find } from "./dom.js";
+import { byId, find, make } from "./dom.js";
 import { loadExamples } from "./examples.js";
 import { load } from "./history.js";
 import { askForKey } from "./key_form.js";
@@ -29,18 +29,17 @@ async function start() {
   new Playground(model, stored, examples);
 }
 
-/** Returns the model of the page's address (`?model=NAME`), else the first; shows its name, or a choice of all. */
+/** Returns the model of the page's address (`?model=NAME`), else the first; shows its name, and links to the others. */
 async function chooseModel() {
   const names = await api.getModelNames();
   const asked = new URLSearchParams(location.search).get("model");
   const name = names.find((each) => each === asked) ?? names[0] ?? "";
-  const choice = byId("model-choice", HTMLSelectElement);
-  choice.append(...names.map((each) => new Option(each, each, each === name, each === name)));
-  choice.hidden = names.length < 2;
-  choice.addEventListener("change", () => {
-    location.search = new URLSearchParams({ model: choice.value }).toString();
+  const links = names.map((each) => {
+    const link = make("a", { textContent: each, href: `?${new URLSearchParams({ model: each })}` });
+    if (each === name) link.ariaCurrent = "page";
+    return link;
   });
-  byId("model").textContent = names.length < 2 ? name : "";
+  byId("model").replaceChildren(...(names.length > 1 ? links : [name]));
   return name;
 }
 

@@ -14,7 +14,8 @@ import { fileName } from "./recipe.js";
  * @returns {string}
  */
 export function curl(recipe, model) {
-  const { edit, ...fields } = recipe;
+  const { edit, ...sampling } = recipe;
+  const fields = { model: model.id, ...sampling };
   if (!edit) {
     const body = quote(JSON.stringify(fields));
     return `curl --json ${body} \\\n  -H 'accept: image/png'${key()} ${url("generate")} -o ${fileName(recipe)}`;

@@ -1,7 +1,6 @@
-/** The gallery of a demo model: pictures that it made, each with its recipe. `python -m demo.gallery` makes the files. */
+/** The gallery of a demo model: images that it generated, each with its recipe (`python -m demo.gallery`). */
 
 import { copyOf, find, make } from "./dom.js";
-import { wrapNetworkError } from "./errors.js";
 import { title } from "./recipe.js";
 
 /** @import { Model } from "./api.js" */
@@ -10,8 +9,8 @@ import { title } from "./recipe.js";
 /**
  * @typedef {object} Examples
  * @property {number} columns of the sheet
- * @property {Recipe[]} recipes of the pictures on the sheet, row by row
- * @property {string} sheet URL of the pictures
+ * @property {Recipe[]} recipes of the images on the sheet, row by row
+ * @property {string} sheet URL of an image of all images
  */
 
 /** Files of each demo model. @type {Record<string, { recipes: string, sheet: string }>} */
@@ -20,15 +19,19 @@ const DEMOS = {
 };
 
 /**
- * Returns the examples of a model; null for a model of the user's.
+ * Returns the examples of a model; null for a model of the user's, and if they cannot be loaded.
  * @param {Model} model
  * @returns {Promise<Examples | null>}
  */
 export async function loadExamples(model) {
   const demo = DEMOS[model.id];
   if (!demo) return null;
-  const reply = await fetch(demo.recipes).catch(wrapNetworkError("The examples cannot be loaded."));
-  return { ...(await reply.json()), sheet: demo.sheet };
+  try {
+    return { ...(await (await fetch(demo.recipes)).json()), sheet: demo.sheet };
+  } catch (error) {
+    console.warn("The examples cannot be loaded:", error);
+    return null;
+  }
 }
 
 /**

@@ -193,7 +193,10 @@ export class Playground {
 
   #showPlaceholder() {
     const generate = (/** @type {Recipe} */ recipe) => {
-      this.#settings.restore(recipe);
+      if (!this.#run) {
+        this.#settings.reset(); // the image was made with the model's defaults
+        this.#settings.restore(recipe);
+      }
       this.#settings.form.requestSubmit();
     };
     this.#display(this.#examples ? exampleView(this.#examples, this.#model, generate) : placeholder());

@@ -7,7 +7,7 @@ import { pngBlob } from "./png.js";
 
 const MAX_COLUMNS = 4;
 
-/** One request for images and its view, which shows each image as a tile. */
+/** A request for images, or several for one image each, and their view, which shows each image as a tile. */
 export class Run {
   /** @type {GalleryImage[]} */
   images = [];
@@ -57,7 +57,7 @@ export class Run {
   }
 
   /**
-   * Shows the progress of a request until its last event.
+   * Shows the progress of the images until the last event.
    * @param {AsyncIterable<GenerationEvent>} events
    * @param {(blob: Blob, seed: number, index: number) => GalleryImage} add stores a finished image
    * @param {(image: GalleryImage) => void} open called when the user clicks a finished image

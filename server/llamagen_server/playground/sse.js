@@ -60,7 +60,11 @@ export async function* events(reply, last) {
  */
 export async function* together(streams) {
   /** @param {AsyncGenerator<GenerationEvent, void>} stream */
-  const next = async (stream) => ({ stream, result: await stream.next() });
+  const next = (stream) => {
+    const event = stream.next().then((result) => ({ stream, result }));
+    event.catch(() => undefined); // if nobody waits for it any more
+    return event;
+  };
   const waiting = new Map(streams.map((stream) => [stream, next(stream)]));
   while (waiting.size) {
     const { stream, result } = await Promise.race(waiting.values());

@@ -6,6 +6,7 @@ export class Tile {
   #image;
   #progress;
   #button;
+  #caption;
   #lastPreview = performance.now();
 
   /**
@@ -20,6 +21,7 @@ export class Tile {
     this.#progress = find(this.element, "progress", HTMLProgressElement);
     this.#button = find(this.element, "button", HTMLButtonElement);
     this.#progress.setAttribute("aria-label", label);
+    this.#caption = caption;
     find(this.element, ".caption").textContent = caption;
     this.#tile.classList.toggle("inpainting", originalUrl !== undefined);
     if (originalUrl) this.#show(originalUrl);
@@ -46,7 +48,7 @@ export class Tile {
     this.#grow(1, 250);
     this.#show(url);
     this.#tile.classList.add("finished");
-    this.#image.alt = name;
+    this.#image.alt = this.#caption ? `${name}, ${this.#caption}` : name;
     this.#button.disabled = false;
     this.#button.addEventListener("click", open);
   }

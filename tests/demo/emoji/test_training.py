@@ -13,7 +13,7 @@ from demo.checkpoint import load_trained_vq
 from demo.emoji.classes import labels
 from demo.emoji.scenes import sample_scene
 from demo.emoji.train_ar import EmojiARTrainer, load_trained_ar
-from demo.emoji.train_vq import EmojiVQTrainer, make_local
+from demo.emoji.train_vq import EmojiVQTrainer, make_local, plain_spread
 from demo.export import export
 from demo.model import GPTConfig
 from demo.training import Budget, run
@@ -92,6 +92,17 @@ def test_loss_falls(make: MakeTrainer, steps: int) -> None:
     check_that_the_loss_falls(make, steps)
 
 
+def test_the_spread_of_plain_patches_is_that_around_the_mean_of_their_background() -> None:
+    colours = torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 1, 1]])
+    features = torch.tensor([[[1.0], [9]], [[5], [5]], [[3], [7]]], requires_grad=True)
+    plain = torch.tensor([[True, False], [False, False], [True, False]])
+    spread = plain_spread(features, plain, colours)  # 1 and 3 around 2; the black image has no plain patch
+    spread.backward()
+    assert spread == 1
+    assert features.grad is not None
+    assert torch.equal(features.grad[:, :, 0], torch.tensor([[-1.0, 0], [0, 0], [1, 0]]))
+
+
 def test_an_image_tokenizer_for_larger_images_stays_local(tmp_path: Path) -> None:
     run(vq_trainer(1), tmp_path)
     trainer = EmojiVQTrainer(Budget(steps=1), smaller=load_trained_vq(tmp_path / "checkpoint.pt"))
@@ -108,7 +119,7 @@ def test_the_codes_of_images_are_computed_once(tmp_path: Path) -> None:
     rng = random.Random(0)
     assert class_ids.tolist() == [sample_scene(rng).class_id for _ in range(40)]
     assert codes.shape == (40, 64)
-    again = emoji_codes.encode_scenes(None, tmp_path / "codes.pt")  # type: ignore[arg-type]
+    again = emoji_codes.encode_scenes(None, tmp_path / "codes.pt", count=40)  # type: ignore[arg-type]
     assert torch.equal(again[0], class_ids)
     assert torch.equal(again[1], codes)
 

@@ -38,9 +38,9 @@ def test_a_run(tmp_path: Path) -> None:
     saved = json.loads(result.read_text())
     assert [row["batch"] for row in saved["rows"]] == [1, 2]
     for row in saved["rows"]:
-        seconds = {name: row[name] for name in ("engine_s", "floor_s", "eager_s")}
+        seconds = {name: row[name] for name in ("engine_s", "min_p_s", "eager_s")}
         assert row == figures(row["batch"], 4, seconds, row["roofline_s"])
-        assert min(value for name, value in row.items() if name != "floor_cost_percent") > 0
+        assert min(value for name, value in row.items() if name != "min_p_cost_percent") > 0
     assert set(saved["profile"]) == {*PARTS, "rest"}
     assert min(saved["profile"].values()) > 0  # 0: a part's functions have other names in this vLLM
     assert saved["settings"]["batch"] == [1, 2]
@@ -61,8 +61,8 @@ def test_figures() -> None:
     assert row["roofline_fraction"] == pytest.approx(0.6)
     assert row["ratio"] == 2.5
     assert "ratio" not in figures(8, 256, {"engine_s": 2.0}, roofline_s=1.2)
-    floor = figures(8, 256, {"engine_s": 2.0, "floor_s": 2.05}, roofline_s=1.2)
-    assert floor["floor_cost_percent"] == pytest.approx(2.5)
+    row = figures(8, 256, {"engine_s": 2.0, "min_p_s": 2.05}, roofline_s=1.2)
+    assert row["min_p_cost_percent"] == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize("rounds", [0, 1])
@@ -110,6 +110,7 @@ def test_work_takes_turns_and_the_first_round_does_not_count(monkeypatch: pytest
         ({"size": "A"}, "--size is A, must be one of B, L"),
         ({"batch": (1, 0)}, "--batch is 0, must be at least 1"),
         ({"cfg_min_p": 2.0}, "--cfg-min-p is 2.0, must be from 0 to 1"),
+        ({"cfg_min_p": 0.1, "decode_window": 8}, "--cfg-min-p cannot be timed with --decode-window"),
         ({"cfg_min_p": 0.1, "cfg_scale": 1.0}, "--cfg-min-p needs guidance: --cfg-scale is 1"),
         ({"repeat": 0}, "--repeat is 0, must be at least 1"),
         ({"image_size": 20}, "--image-size is 20, must be a multiple of 16"),

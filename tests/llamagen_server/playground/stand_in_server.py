@@ -31,10 +31,14 @@ class Scenario:
 
     names: tuple[str, ...] = ("tiny-text",)
     """Models of the server; those whose name ends with ``class`` are class models."""
+    roots: tuple[str, ...] = ()
+    """``root`` of each name, if it is sent."""
     guided: bool = True
     key: str | None = None
     """Required API key."""
     ready: bool = True
+    has_ready: bool = True
+    """False: the server has no ``/ready``, as vLLM's own has none."""
     error: str | None = None
     """Message of an error event after the first preview."""
     truncated: bool = False
@@ -42,8 +46,8 @@ class Scenario:
     stalled: bool = False
     """Send nothing after the first preview, until the client disconnects."""
     requests: list[dict[str, Any]] = field(default_factory=list)
-    disconnected: threading.Event = field(default_factory=threading.Event)
-    """Set when a client disconnects before the end of a reply."""
+    disconnected: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Released whenever a client disconnects before the end of a reply."""
 
     def model(self, name: str) -> dict[str, Any]:
         condition = "class" if name.endswith("class") else "text"
@@ -95,11 +99,16 @@ def make_app(scenario: Scenario) -> FastAPI:
 
     @app.get("/ready")
     async def ready() -> Response:
+        if not scenario.has_ready:
+            return error_reply(404, "Not Found")
         return Response() if scenario.ready else error_reply(503, "the model is still loading")
 
     @app.get("/v1/models")
     async def models() -> Any:
-        return {"object": "list", "data": [scenario.model(name) for name in scenario.names]}
+        listed = [scenario.model(name) for name in scenario.names]
+        for model, root in zip(listed, scenario.roots, strict=False):
+            model["root"] = root
+        return {"object": "list", "data": listed}
 
     @app.get("/v1/models/{name}")
     async def model(name: str, labels: str | None = None) -> Any:
@@ -147,7 +156,7 @@ def event_stream(scenario: Scenario, events: AsyncIterator[Event]) -> StreamingR
                 if scenario.stalled:
                     await asyncio.Event().wait()
         except asyncio.CancelledError:
-            scenario.disconnected.set()
+            scenario.disconnected.release()
             raise
 
     return StreamingResponse(lines(), media_type="text/event-stream")

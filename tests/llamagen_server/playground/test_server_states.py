@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 from tests.llamagen_server.playground.page_actions import TIMEOUT_MS, copied_command, generate, submit, thumbnail
@@ -35,6 +37,24 @@ def test_key_is_asked_for_and_stored_in_the_tab_only(page: Page, scenario: Scena
     expect(thumbnail(page, "a blue square")).to_be_visible()
 
 
+def test_several_requests_share_one_question_for_the_key(page: Page, scenario: Scenario) -> None:
+    page.goto("/")
+    generate(page)
+    scenario.key = "secret"
+    page.get_by_role("button", name="Guidance").click()
+    page.get_by_label("API key").fill("secret")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text(re.compile("^4 images in"))
+
+
+def test_vllms_own_server_has_no_ready_and_other_roots(page: Page, scenario: Scenario) -> None:
+    scenario.has_ready, scenario.names, scenario.roots = False, ("mine", "alias"), ("/models/t2i", "mine")
+    page.goto("/")
+    generate(page)
+    expect(page.get_by_role("navigation", name="Model")).to_have_text("mine")
+    assert scenario.requests[-1]["model"] == "mine"
+
+
 def test_error_messages_of_the_server_are_shown(page: Page, scenario: Scenario) -> None:
     page.goto("/")
     alert = page.get_by_role("alert")
@@ -59,4 +79,4 @@ def test_cancel_closes_the_connection(page: Page, scenario: Scenario) -> None:
     page.keyboard.press("Escape")
     expect(page.get_by_role("status")).to_have_text("Cancelled.")
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
-    assert scenario.disconnected.wait(TIMEOUT_MS / 1000)
+    assert scenario.disconnected.acquire(timeout=TIMEOUT_MS / 1000)

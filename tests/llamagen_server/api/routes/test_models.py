@@ -18,6 +18,15 @@ async def test_the_model_describes_itself(class_client: httpx.AsyncClient, class
     assert (await class_client.get("/v1/models/other")).status_code == 404
 
 
+async def test_aliases_have_the_first_name_as_root(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
+    class_app.state.model_names = ("tiny", "gpt-image-1")
+    listed = (await class_client.get("/v1/models")).json()["data"]
+    assert [(model["id"], model["root"]) for model in listed] == [("tiny", "tiny"), ("gpt-image-1", "tiny")]
+    for name, status in (("gpt-image-1", 200), ("other", 404)):
+        reply = await class_client.post("/generate", json={"model": name, "class_id": 1})
+        assert reply.status_code == status, reply.text
+
+
 async def test_labels_come_when_they_are_asked_for(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
     pipeline = class_app.state.pipeline
 
