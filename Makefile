@@ -19,12 +19,12 @@ image: ## build the container image llamagen-serve:DEVICE (default: cpu) with do
 	$(CONTAINER) build --target $(or $(DEVICE),cpu) -t llamagen-serve:$(or $(DEVICE),cpu) $(ARGS) .
 
 # Tests that start vLLM share an engine, the others share the cores.
-test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM)
+test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM, ARGS='-m long' runs the long ones)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest -m "not engine" -n logical --maxprocesses 8 --dist loadfile
-	$(BIN)/python -m pytest -m engine
+	$(BIN)/python -m pytest -m "engine and not long"
 endif
 
 v2-test: v2 ## run the tests of the model on vLLM's V2 model runner, with Triton's interpreter

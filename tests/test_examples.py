@@ -127,6 +127,7 @@ def test_an_example_against_a_server(example: str, demo_url: str, tmp_path: Path
 
 
 @pytest.mark.engine
+@pytest.mark.long  # that of the README is much the same, see test_docs.py
 def test_the_offline_example(tmp_path: Path) -> None:
     run("offline.py", "out", cwd=tmp_path)
     CHECKS["offline.py"](tmp_path / "out")

@@ -169,7 +169,10 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("by_flag", [False, True], ids=["variables", "flag of vLLM"])
+@pytest.mark.parametrize(
+    "by_flag",
+    [pytest.param(False, marks=pytest.mark.long, id="variables"), pytest.param(True, id="flag of vLLM")],
+)
 async def test_the_spans_of_a_request_arrive(
     by_flag: bool, text_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
