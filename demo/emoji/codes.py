@@ -20,7 +20,7 @@ COUNT = 20_000
 BATCH = 32
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_scenes(model: VQModel, cache: Path, count: int = COUNT, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Encodes sampled scenes, or reads them from the file ``cache``, which belongs to the same image tokenizer.
 
@@ -41,7 +41,7 @@ def encode_scenes(model: VQModel, cache: Path, count: int = COUNT, seed: int = 0
     return class_ids, torch.cat(codes)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def code_features(model: VQModel) -> Tensor:
     """What each code looks like: its vector and the pixels of a patch among patches of its own kind.
 
