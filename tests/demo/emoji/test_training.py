@@ -119,6 +119,7 @@ def test_the_codes_of_images_are_computed_once(tmp_path: Path) -> None:
     rng = random.Random(0)
     assert class_ids.tolist() == [sample_scene(rng).class_id for _ in range(40)]
     assert codes.shape == (40, 64)
+    assert not codes.is_inference()  # training uses them
     again = emoji_codes.encode_scenes(None, tmp_path / "codes.pt", count=40)  # type: ignore[arg-type]
     assert torch.equal(again[0], class_ids)
     assert torch.equal(again[1], codes)
