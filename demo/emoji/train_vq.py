@@ -16,7 +16,8 @@ together (`plain_spread`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -54,11 +55,28 @@ RESTARTS_END = 0.7
 """Share of the training after which no code is replaced any more."""
 
 
-class EmojiVQTrainer(Trainer):
-    """Trains from random weights at 32 px, or a model grown to twice the size of a trained one."""
+def emoji(rng: random.Random) -> np.ndarray:
+    """A new image, uint8 [IMAGE_SIZE, IMAGE_SIZE, 3]."""
+    return render(sample_scene(rng))
 
-    def __init__(self, budget: Budget, seed: int = 0, peak_lr: float = 1e-3, smaller: VQModel | None = None) -> None:
+
+class EmojiVQTrainer(Trainer):
+    """Trains from random weights at 32 px, or a model grown to twice the size of a trained one.
+
+    Args:
+        source: makes an image, uint8 [S, S, 3], of objects on a plain background, which its first pixel shows.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        seed: int = 0,
+        peak_lr: float = 1e-3,
+        smaller: VQModel | None = None,
+        source: Callable[[random.Random], np.ndarray] = emoji,
+    ) -> None:
         torch.manual_seed(seed)
+        self.source = source
         model = grown(smaller) if smaller else VQModel(CONFIG)
         optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99), fused=True)
         super().__init__(model, asdict(model.config), [optimizer], budget, seed, peak_lr)
@@ -100,7 +118,7 @@ class EmojiVQTrainer(Trainer):
 
     def _images(self, count: int) -> Tensor:
         """New images, float32 [count, 3, S, S] in [-1, 1]."""
-        return prepare([render(sample_scene(self.rng)) for _ in range(count)], self.model.config)
+        return prepare([self.source(self.rng) for _ in range(count)], self.model.config)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "age": self.restarts.age}
@@ -111,8 +129,9 @@ class EmojiVQTrainer(Trainer):
 
 
 def prepare(pixels: list[np.ndarray], config: VQConfig) -> Tensor:
-    """Converts rendered scenes to model input, float32 [B, 3, S, S] in [-1, 1], of the size with 8 x 8 image tokens."""
-    return F.avg_pool2d(from_uint8(torch.from_numpy(np.stack(pixels))), IMAGE_SIZE // (GRID * config.downsample))
+    """Converts images, uint8, to model input, float32 [B, 3, S, S] in [-1, 1], of the size with 8 x 8 image tokens."""
+    images = from_uint8(torch.from_numpy(np.stack(pixels)))
+    return F.avg_pool2d(images, images.shape[-1] // (GRID * config.downsample))
 
 
 def plain_spread(features: Tensor, plain: Tensor, colours: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ training does not need a trained image tokenizer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,21 +63,35 @@ def build(config: GPTConfig, features: Tensor, seed: int) -> TextToImage:
 
 
 class ARTrainer(Trainer):
-    """Trains on scenes that are not held out."""
+    """Trains on scenes that are not held out.
+
+    Args:
+        features: float32 [vocab_size, F], what each code looks like; by default those of the patches.
+    """
 
     def __init__(
-        self, budget: Budget, seed: int = 0, peak_lr: float = 2e-3, config: GPTConfig = CONFIG, batch: int = BATCH
+        self,
+        budget: Budget,
+        seed: int = 0,
+        peak_lr: float = 2e-3,
+        config: GPTConfig = CONFIG,
+        batch: int = BATCH,
+        features: Tensor | None = None,
     ) -> None:
-        self.patches, self.batch, self.dropout = patch_table(), batch, config.class_dropout_prob
-        model = build(config, self.patches.features, seed)
+        self.batch, self.dropout = batch, config.class_dropout_prob
+        model = build(config, patch_table().features if features is None else features, seed)
         super().__init__(model, asdict(config), muon_and_adamw(model, model.gpt.output), budget, seed, peak_lr)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         scenes = [self._scene() for _ in range(self.batch)]
         captions = [sample_caption(self.rng, scene).text for scene in scenes]
-        codes = torch.from_numpy(np.stack([self.patches.codes(render(scene)) for scene in scenes]))
+        codes = self.codes([render(scene) for scene in scenes])
         drop = torch.rand(self.batch) < self.dropout
         return self.model.loss(captions, codes, drop), {}
+
+    def codes(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Codes of images, uint8 [IMAGE_SIZE, IMAGE_SIZE, 3], as int64 [B, block_size]."""
+        return torch.from_numpy(np.stack([patch_table().codes(image) for image in images]))
 
     def _scene(self) -> Scene:
         """Samples a training scene. Four out of five have two objects: distinguishing these takes longest to learn."""
@@ -88,8 +103,8 @@ class ARTrainer(Trainer):
 def load_trained_ar(path: Path) -> TextToImage:
     """Loads the averaged models from a training checkpoint, in float32 and evaluation mode."""
     state = load_trained(path)
-    config = GPTConfig(**state["config"])
-    model = build(config, patch_table().features, seed=0)
+    features = state["ema"]["gpt.output.parametrizations.weight.0.features"]
+    model = build(GPTConfig(**state["config"]), features, seed=0)
     model.load_state_dict(state["ema"])
     merge_features(model.gpt)
     return model.eval().requires_grad_(False)
