@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from demo.emoji.classes import CLASSES
+from demo.emoji.classifier import certainty, load_classifier
 from demo.evaluate import generate
 from demo.shapes.captions import sample_caption, sample_split
 
@@ -48,9 +48,8 @@ CAPTION_SEED = 7
 """Seed of the held-out captions on the sheet."""
 
 
-def generate_sheet(url: str, conditions: Sequence[dict[str, Any]], columns: int, **settings: Any) -> Image.Image:
-    """Generates an image for each condition, image i with seed i, and arranges them in rows of ``columns``."""
-    images = generate(url, conditions, **settings)[:, 0]
+def arrange(images: np.ndarray, columns: int) -> Image.Image:
+    """Arranges images, uint8 [N, S, S, 3], in rows of ``columns``."""
     side = images.shape[1]
     sheet = Image.new("RGB", (columns * side, -(-len(images) // columns) * side), "white")
     for i, pixels in enumerate(images):
@@ -59,15 +58,21 @@ def generate_sheet(url: str, conditions: Sequence[dict[str, Any]], columns: int,
 
 
 def write_examples(url: str, kind: str) -> None:
-    """Writes the playground's examples of the demo ``kind``."""
-    columns = 8 if kind == "class" else 4
-    conditions = [{"class_id": i} for i in range(len(CLASSES))] if kind == "class" else [{"prompt": p} for p in PROMPTS]
-    recipes = [{**condition, "seed": seed} for seed, condition in enumerate(conditions)]
-    generate_sheet(url, conditions, columns).save(PLAYGROUND / f"examples_{kind}.webp", quality=QUALITY)
+    """Writes the playground's examples of the demo ``kind``. Of an emoji, the clearest of four images is taken."""
+    if kind == "class":
+        columns, tries = 8, 4
+        conditions: list[dict[str, Any]] = [{"class_id": i} for i in range(len(CLASSES))]
+    else:
+        columns, tries = 4, 1
+        conditions = [{"prompt": prompt} for prompt in PROMPTS]
+    images = generate(url, conditions, tries)
+    best = [certainty(load_classifier(), group, i).argmax() if tries > 1 else 0 for i, group in enumerate(images)]
+    recipes = [{**condition, "seed": i * tries + int(best[i])} for i, condition in enumerate(conditions)]
+    sheet = arrange(np.stack([group[choice] for group, choice in zip(images, best, strict=True)]), columns)
+    sheet.save(PLAYGROUND / f"examples_{kind}.webp", quality=QUALITY)
     lines = ",\n".join(f"    {{ {json.dumps(recipe)[1:-1]} }}" for recipe in recipes)
-    (PLAYGROUND / f"examples_{kind}.json").write_text(
-        f'{{\n  "columns": {columns},\n  "recipes": [\n{lines}\n  ]\n}}\n'
-    )
+    text = f'{{\n  "columns": {columns},\n  "recipes": [\n{lines}\n  ]\n}}\n'
+    (PLAYGROUND / f"examples_{kind}.json").write_text(text)
 
 
 def write_sheet(url: str, kind: str) -> None:
@@ -79,7 +84,7 @@ def write_sheet(url: str, kind: str) -> None:
         rng = random.Random(CAPTION_SEED)
         captions = [sample_caption(rng, sample_split(rng, held_out=True)) for _ in range(count)]
         conditions = [{"prompt": caption.text} for caption in captions]
-    sheets = {scale: generate_sheet(url, conditions, columns, cfg_scale=scale) for scale in SCALES}
+    sheets = {scale: arrange(generate(url, conditions, cfg_scale=scale)[:, 0], columns) for scale in SCALES}
     blocks = [_titled(sheet, f"cfg_scale {scale:g}") for scale, sheet in sheets.items()]
     rows = np.concatenate([np.asarray(block) for block in blocks])
     Image.fromarray(rows).save(ROOT / f"docs/demo_{kind}.webp", quality=QUALITY)

@@ -1,4 +1,4 @@
-"""Photographs the playground for the README, after a click on "Guidance": the same seed at several scales.
+"""Photographs the playground after a click on "Guidance": the same seed at several scales.
 
     make serve                  # in another terminal
     python -m demo.playground_picture "a small yellow diamond above a large blue square" --seed 1

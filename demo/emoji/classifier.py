@@ -54,6 +54,14 @@ def load_classifier() -> Classifier:
 
 
 @torch.inference_mode()
+def certainty(model: Classifier, pixels: np.ndarray, class_id: int) -> np.ndarray:
+    """Probability of a class, float32 [N], for images, uint8 [N, 64, 64, 3]."""
+    _, logits = model(from_uint8(torch.from_numpy(pixels)))
+    probabilities: np.ndarray = logits.softmax(1)[:, class_id].numpy()
+    return probabilities
+
+
+@torch.inference_mode()
 def classify(model: Classifier, pixels: np.ndarray) -> np.ndarray:
     """Class ids, int64 [N], of images, uint8 [N, 64, 64, 3]."""
     images = from_uint8(torch.from_numpy(pixels))

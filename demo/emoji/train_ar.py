@@ -1,6 +1,6 @@
 """Trains the language model of the class demo on the codes of its images.
 
-python -m demo.emoji.train_ar --vq demo/runs/emoji-vq64/checkpoint.pt --out demo/runs/emoji-ar --steps 3000
+python -m demo.emoji.train_ar --vq demo/runs/emoji-vq64/checkpoint.pt --out demo/runs/emoji-ar --steps 2400
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import { title } from "./recipe.js";
 /** Files of each demo model. @type {Record<string, { recipes: string, sheet: string }>} */
 const DEMOS = {
   "llamagen-demo": { recipes: "playground/examples_text.json", sheet: "playground/examples_text.webp" },
+  "llamagen-demo-class": { recipes: "playground/examples_class.json", sheet: "playground/examples_class.webp" },
 };
 
 /**

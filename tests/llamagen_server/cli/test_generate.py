@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo.emoji.classes import CLASSES
+from demo.emoji.classifier import classify, load_classifier
 from PIL import Image
 
 pytestmark = pytest.mark.engine
@@ -26,14 +28,16 @@ def read(file: Path) -> tuple[str | None, np.ndarray]:
         return image.format, np.asarray(image)
 
 
-def test_images_of_several_classes_in_a_folder(class_model_dir: Path, tmp_path: Path) -> None:
-    log = generate(class_model_dir, "--class-id", 3, "--class-id", 5, "-n", 2, "--seed", 7, "-o", tmp_path / "images")
+def test_every_class_of_the_class_demo_in_a_folder(tmp_path: Path) -> None:
+    classes = [word for class_id in range(len(CLASSES)) for word in ("--class-id", class_id)]
+    log = generate("--demo", "class", *classes, "--seed", 7, "-o", tmp_path / "images")
     files = sorted((tmp_path / "images").iterdir())
-    assert [file.name for file in files] == ["0000.png", "0001.png", "0002.png", "0003.png"]
-    images = [read(file)[1] for file in files]
-    assert {image.shape for image in images} == {(64, 64, 3)}
-    assert len({image.tobytes() for image in images}) == 4
-    assert "0003.png (seed 8)" in log
+    assert [file.name for file in files] == [f"{i:04}.png" for i in range(len(CLASSES))]
+    images = np.stack([read(file)[1] for file in files])
+    assert images.shape == (len(CLASSES), 64, 64, 3)
+    assert "0063.png (seed 7)" in log
+    right = classify(load_classifier(), images) == np.arange(len(CLASSES))
+    assert right.mean() >= 0.85
 
 
 def test_prompts_on_one_sheet_and_a_single_image(tmp_path: Path) -> None:

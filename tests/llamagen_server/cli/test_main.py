@@ -141,6 +141,21 @@ def test_a_wrong_condition_is_refused_before_the_engine_starts(
     )
 
 
+def test_the_demo_is_chosen_by_its_kind(
+    capsys: pytest.CaptureFixture[str], class_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ("-o", tmp_path / "x.png")
+    both = f"llamagen serve: give either MODEL or --demo, got {class_model_dir} and --demo class"
+    assert fails(capsys, "serve", class_model_dir, "--demo", "class") == both
+    assert "invalid choice: 'video' (choose from" in fails(capsys, "serve", "--demo", "video")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a dog").mkdir()  # beside --demo, every word is a condition
+    message = fails(capsys, "generate", "--demo", "class", "a dog", *out)
+    assert "prompt is 'a dog': is not a label of this model; nearest: dog" in message
+    assert "class_id is 64, must be 0 to 63" in fails(capsys, "generate", "--demo", "class", "--class-id", 64, *out)
+    assert "generates from a prompt" in fails(capsys, "generate", "--demo", "text", "--class-id", 64, *out)
+
+
 def test_an_address_in_use_is_reported_before_the_model_loads(
     capsys: pytest.CaptureFixture[str], class_model_dir: Path
 ) -> None:
