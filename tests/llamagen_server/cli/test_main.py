@@ -151,7 +151,7 @@ def test_the_demo_is_chosen_by_its_kind(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a dog").mkdir()  # beside --demo, every word is a condition
     message = fails(capsys, "generate", "--demo", "class", "a dog", *out)
-    assert "prompt is 'a dog': is not a label of this model; nearest: dog" in message
+    assert "prompt 'a dog' is not a label of this model; nearest: dog" in message
     assert "class_id is 64, must be 0 to 63" in fails(capsys, "generate", "--demo", "class", "--class-id", 64, *out)
     assert "generates from a prompt" in fails(capsys, "generate", "--demo", "text", "--class-id", 64, *out)
 
