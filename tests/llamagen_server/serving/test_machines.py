@@ -31,7 +31,9 @@ def test_broken_compiler_no_home_and_a_long_folder_with_spaces(class_model_dir: 
         assert reply.status_code == 200  # vLLM would compile a function for the log-probabilities
     finally:
         server.kill()
-    [*quiet, warning] = sorted(server.log.read_text().splitlines(), key=lambda line: line.startswith("WARNING"))
+    # Without vLLM's lines about Triton, which `make v2` installs and which is hidden here.
+    lines = [line for line in server.log.read_text().splitlines() if "Triton is installed" not in line]
+    [*quiet, warning] = sorted(lines, key=lambda line: line.startswith("WARNING"))
     assert warning.endswith(
         f"the C++ compiler {compiler} does not work (error: no license): running eager, which is slower than compiled"
     )
