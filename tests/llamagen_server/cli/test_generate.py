@@ -30,13 +30,14 @@ def read(file: Path) -> tuple[str | None, np.ndarray]:
 
 def test_every_class_of_the_class_demo_in_a_folder(tmp_path: Path) -> None:
     classes = [word for class_id in range(len(CLASSES)) for word in ("--class-id", class_id)]
-    log = generate("--demo", "class", *classes, "--seed", 7, "-o", tmp_path / "images")
+    log = generate("--demo", "class", *classes, "-n", 2, "--seed", 7, "-o", tmp_path / "images")
     files = sorted((tmp_path / "images").iterdir())
-    assert [file.name for file in files] == [f"{i:04}.png" for i in range(len(CLASSES))]
+    assert [file.name for file in files] == [f"{i:04}.png" for i in range(2 * len(CLASSES))]
     images = np.stack([read(file)[1] for file in files])
-    assert images.shape == (len(CLASSES), 64, 64, 3)
-    assert "0063.png (seed 7)" in log
-    right = classify(load_classifier(), images) == np.arange(len(CLASSES))
+    assert images.shape == (2 * len(CLASSES), 64, 64, 3)
+    assert "0127.png (seed 8)" in log
+    assert len({image.tobytes() for image in images}) > 1.8 * len(CLASSES)
+    right = classify(load_classifier(), images) == np.arange(len(CLASSES)).repeat(2)
     assert right.mean() >= 0.85
 
 
