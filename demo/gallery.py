@@ -66,7 +66,8 @@ def write_examples(url: str, kind: str) -> None:
         columns, tries = 4, 1
         conditions = [{"prompt": prompt} for prompt in PROMPTS]
     images = generate(url, conditions, tries)
-    best = [certainty(load_classifier(), group, i).argmax() if tries > 1 else 0 for i, group in enumerate(images)]
+    classifier = load_classifier()
+    best = [certainty(classifier, group, i).argmax() if tries > 1 else 0 for i, group in enumerate(images)]
     recipes = [{**condition, "seed": i * tries + int(best[i])} for i, condition in enumerate(conditions)]
     sheet = arrange(np.stack([group[choice] for group, choice in zip(images, best, strict=True)]), columns)
     sheet.save(PLAYGROUND / f"examples_{kind}.webp", quality=QUALITY)

@@ -49,6 +49,10 @@ class PatchTable:
         """
         return np.fromiter((self.code_of[p.tobytes()] for p in _cut(pixels)), np.int64, GRID * GRID)
 
+    def batch_codes(self, images: Sequence[np.ndarray]) -> Tensor:
+        """`codes` of B images, int64 [B, GRID * GRID]."""
+        return torch.from_numpy(np.stack([self.codes(image) for image in images]))
+
     def components(self, count: int) -> Tensor:
         """Whitened principal components of the patches' pixels, float32 [N, count].
 

@@ -8,7 +8,7 @@ training does not need a trained image tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class ARTrainer(Trainer):
 
     Args:
         features: float32 [vocab_size, F], what each code looks like; by default those of the patches.
+        encode: B images, uint8 [IMAGE_SIZE, IMAGE_SIZE, 3] -> codes, int64 [B, block_size]; by default of the patches.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class ARTrainer(Trainer):
         config: GPTConfig = CONFIG,
         batch: int = BATCH,
         features: Tensor | None = None,
+        encode: Callable[[Sequence[np.ndarray]], Tensor] | None = None,
     ) -> None:
+        self.encode = encode or patch_table().batch_codes
         self.batch, self.dropout = batch, config.class_dropout_prob
         model = build(config, patch_table().features if features is None else features, seed)
         super().__init__(model, asdict(config), muon_and_adamw(model, model.gpt.output), budget, seed, peak_lr)
@@ -85,13 +88,9 @@ class ARTrainer(Trainer):
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         scenes = [self._scene() for _ in range(self.batch)]
         captions = [sample_caption(self.rng, scene).text for scene in scenes]
-        codes = self.codes([render(scene) for scene in scenes])
+        codes = self.encode([render(scene) for scene in scenes])
         drop = torch.rand(self.batch) < self.dropout
         return self.model.loss(captions, codes, drop), {}
-
-    def codes(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Codes of images, uint8 [IMAGE_SIZE, IMAGE_SIZE, 3], as int64 [B, block_size]."""
-        return torch.from_numpy(np.stack([patch_table().codes(image) for image in images]))
 
     def _scene(self) -> Scene:
         """Samples a training scene. Four out of five have two objects: distinguishing these takes longest to learn."""

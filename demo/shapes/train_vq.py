@@ -80,7 +80,7 @@ class VQTrainer(Trainer):
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         renders = [render(sample_scene(self.rng)) for _ in range(self.batch)]
-        codes = torch.from_numpy(np.stack([self.patches.codes(r) for r in renders]))
+        codes = self.patches.batch_codes(renders)
         images = prepare(renders, self.model.config)
         classification, accuracy = self._classification(images, codes)
         reconstruction, psnr = self._reconstruction(images, codes)

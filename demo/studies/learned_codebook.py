@@ -48,17 +48,6 @@ Decode = Callable[[Tensor], Tensor]
 """Codes, int64 [B, 64] -> images of 32 px, float32 [B, 3, 32, 32] in [-1, 1]."""
 
 
-class CodesTrainer(ARTrainer):
-    """Trains the language model on the codes that ``encode`` gives its scenes."""
-
-    def __init__(self, budget: Budget, encode: Encode, features: Tensor, config: GPTConfig) -> None:
-        self.encode = encode
-        super().__init__(budget, config=replace(config, vocab_size=len(features)), features=features)
-
-    def codes(self, images: Sequence[np.ndarray]) -> Tensor:
-        return self.encode(images)
-
-
 def learnt(vq: VQModel) -> tuple[Encode, Decode, Tensor]:
     """Encoder, decoder and features of the codes of a learnt image tokenizer."""
 
@@ -79,14 +68,11 @@ def patches() -> tuple[Encode, Decode, Tensor]:
     pixels = np.stack([np.frombuffer(patch, np.uint8).reshape(PATCH, PATCH, 3) for patch in table.code_of])
     small = F.avg_pool2d(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, PATCH // 4)
 
-    def encode(images: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack([table.codes(image) for image in images]))
-
     def decode(codes: Tensor) -> Tensor:
         grid = small[codes].unflatten(1, (8, 8))  # [B, 8, 8, 3, 4, 4]
         return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(codes), 3, 32, 32)
 
-    return encode, decode, table.features
+    return table.batch_codes, decode, table.features
 
 
 @torch.no_grad()
@@ -118,7 +104,7 @@ def usage(encode: Encode, count: int) -> dict[str, float]:
     table, rng = patch_table(), random.Random(0)
     images = [scene(rng) for _ in range(count)]
     codes = torch.cat([encode(images[i : i + 32]) for i in range(0, count, 32)])
-    plain = table.plain[torch.from_numpy(np.stack([table.codes(image) for image in images]))]
+    plain = table.plain[table.batch_codes(images)]
     return {"codes used": len(codes.unique()), "codes of plain patches": len(codes[plain].unique())}
 
 
@@ -150,7 +136,8 @@ def main() -> None:
     captions = [caption.text for caption in judge.captions]
     kinds = {"patches": patches(), "learnt": learnt(load_trained_vq(args.out / "vq" / "checkpoint.pt"))}
     for name, (encode, decode, features) in kinds.items():
-        trainer = CodesTrainer(Budget(steps=args.steps), encode, features, replace(CONFIG, **args.config))
+        config = replace(CONFIG, vocab_size=len(features), **args.config)
+        trainer = ARTrainer(Budget(steps=args.steps), config=config, features=features, encode=encode)
         run(trainer, args.out / name)
         logger.info("%s: %s", name, usage(encode, 512))
         logger.info("%s, reconstructions: %s", name, reconstructions(encode, decode, args.captions))

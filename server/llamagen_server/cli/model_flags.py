@@ -70,6 +70,17 @@ def chosen_model(model: str | None, demo: str | None) -> str | Path | None:
     return DEMO_MODELS[demo]
 
 
+def open_chosen(args: argparse.Namespace) -> ModelDir:
+    """Opens the model of a command with `add_model_flags` and vLLM's flags.
+
+    Raises:
+        ValueError: both MODEL and ``--demo`` are given, or the model cannot be served.
+    """
+    from llamagen_server.pipeline.build import open_model
+
+    return open_model(chosen_model(args.model_dir or args.model, args.demo), args.cfg_branches)
+
+
 def add_size_policy(group: argparse._ArgumentGroup) -> None:
     """Adds ``--size-policy``, for requests that were written for models of other sizes."""
     group.add_argument(

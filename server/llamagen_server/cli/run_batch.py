@@ -14,7 +14,7 @@ from llamagen_server.cli.model_flags import (
     add_model_flags,
     add_size_policy,
     add_vllm_flags,
-    chosen_model,
+    open_chosen,
     served_names,
 )
 from llamagen_server.core.options import NO_LIMITS, RequestPolicy
@@ -68,12 +68,11 @@ def run(args: argparse.Namespace) -> None:
         EngineError: the engine did not start, ended, or failed on requests.
     """
     from llamagen_server.cli.loading import interruptible, load_pipeline
-    from llamagen_server.pipeline.build import open_model
     from llamagen_server.serving.batch import Batch
     from llamagen_server.serving.batch_files import check_requests, open_replies
 
     custom_ids = check_requests(args.input_file)
-    model = open_model(chosen_model(args.model_dir or args.model, args.demo), args.cfg_branches)
+    model = open_chosen(args)
     with open_replies(args.output_file, custom_ids) as replies:
         finished = len(replies.statuses)
         logger.info("%s: %d of %d lines have a reply", args.output_file, finished, len(custom_ids))

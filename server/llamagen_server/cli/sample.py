@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, chosen_model
+from llamagen_server.cli.model_flags import EPILOG, add_model_flags, add_vllm_flags, open_chosen
 from llamagen_server.cli.sampling_flags import add_sampling_flags, sampling_fields
 from llamagen_server.core.errors import describe
 from llamagen_server.core.options import NO_LIMITS
@@ -122,11 +122,11 @@ def run(args: argparse.Namespace) -> None:
         join(args.join, args.out)
         return
     from llamagen_server.cli.loading import interruptible, load_pipeline
-    from llamagen_server.pipeline.build import decoding_dtype, open_model, public_name, stage_device
+    from llamagen_server.pipeline.build import decoding_dtype, public_name, stage_device
     from llamagen_server.sample.settings import describe_captions, describe_samples
 
     shard = Shard.parse(args.shard)
-    model = open_model(chosen_model(args.model_dir or args.model, args.demo), args.cfg_branches)
+    model = open_chosen(args)
     if args.preset:
         apply_preset(args, public_name(model))
     plan = make_plan(args, model)

@@ -12,7 +12,7 @@ from llamagen_server.cli.model_flags import (
     add_model_flags,
     add_size_policy,
     add_vllm_flags,
-    chosen_model,
+    open_chosen,
     served_names,
 )
 from llamagen_server.core import logs
@@ -190,7 +190,6 @@ def run(args: argparse.Namespace) -> None:
     from llamagen_server.api.middleware.forwarded import check_trusted
     from llamagen_server.api.paths import check_root_path
     from llamagen_server.cli.loading import load_pipeline
-    from llamagen_server.pipeline.build import open_model
     from llamagen_server.serving.http import HttpOptions, serve_http
     from llamagen_server.serving.listener import listen
     from llamagen_server.serving.tracing import start_tracing
@@ -200,7 +199,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--shutdown-timeout is {args.shutdown_timeout}, must be at least 0")
     limits = Limits(args.max_in_flight, args.default_timeout, args.max_timeout)
     restarts = RestartPolicy(args.max_restarts, args.restart_window, args.hang_timeout)
-    model = open_model(chosen_model(args.model_dir or args.model, args.demo), args.cfg_branches)
+    model = open_chosen(args)
     options = HttpOptions(
         keyring=Keyring.collect(args.api_key, args.api_key_file),
         drain_seconds=args.shutdown_timeout,
