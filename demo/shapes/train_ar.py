@@ -87,7 +87,7 @@ class ARTrainer(Trainer):
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         scenes = [self._scene() for _ in range(self.batch)]
-        captions = [sample_caption(self.rng, scene).text for scene in scenes]
+        captions = [self._caption(scene) for scene in scenes]
         codes = self.encode([render(scene) for scene in scenes])
         drop = torch.rand(self.batch) < self.dropout
         return self.model.loss(captions, codes, drop), {}
@@ -97,6 +97,13 @@ class ARTrainer(Trainer):
         while len((scene := sample_split(self.rng, held_out=False)).objects) == 1 and self.rng.random() < 0.6:
             pass
         return scene
+
+    def _caption(self, scene: Scene) -> str:
+        """Samples a caption. Two objects often lack a relation: then only the words tell which has which colour."""
+        while True:
+            caption = sample_caption(self.rng, scene)
+            if all(a.kind != "relation" for a in caption.attributes) or self.rng.random() < 0.4:
+                return caption.text
 
 
 def load_trained_ar(path: Path) -> TextToImage:
