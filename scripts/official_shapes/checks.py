@@ -95,7 +95,7 @@ async def last_codes(pipeline: Pipeline, tokens: int) -> None:
 async def engine_request(pipeline: Pipeline, **changes: float) -> EngineRequest:
     """Returns a request for one image with the model's defaults and these sampling parameters."""
     condition = await pipeline.text(PROMPT) if pipeline.text else CLASS_ID
-    values = asdict(pipeline.model.defaults) | {"cfg_interval": -1, "cfg_schedule": "constant"} | changes
+    values = asdict(pipeline.model.defaults) | changes
     return EngineRequest(f"request-{time.monotonic_ns()}", condition, Sampling(**values), update_every=1)
 
 

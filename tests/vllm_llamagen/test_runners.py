@@ -23,18 +23,17 @@ CODES, VOCAB = 6, 8
 
 def vllm_config(
     branches: int = 2,
-    cfg_scale: float | None = None,
+    generation: dict[str, Any] | None = None,
     workers: int = 1,
     v2: bool = False,
     window_method: str | None = None,
     **model: Any,
 ) -> Any:
-    generation = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
     fields = {
         "hf_config": SimpleNamespace(
             cfg_branches=branches, vocab_size=VOCAB, codebook_size=CODES, num_image_tokens=64, n_kv_head=4
         ),
-        "try_get_generation_config": lambda: generation,
+        "try_get_generation_config": lambda: generation or {},
         "logits_processors": ["vllm_llamagen.runner_v1:GuidanceV1"],
         "logprobs_mode": "processed_logprobs",
         **model,
@@ -91,10 +90,15 @@ def test_v1_counts_tokens_for_the_interval() -> None:
     assert seen == [4.0, 4.0, 4.0, 1.0, 1.0]
 
 
-def test_the_model_directory_has_a_default_scale() -> None:
-    processor = v1(cfg_scale=3.0)
-    processor.update_state(update(1, added=[(0, SamplingParams(), [CODES], [])]))
-    assert scales(processor, 1) == [3.0]
+def test_the_model_directory_has_default_guidance() -> None:
+    processor, output = v1(generation={"cfg_scale": 64.0, "cfg_schedule": "linear", "cfg_interval": 1}), []
+    requests = [(0, SamplingParams(), [CODES], output), (1, params(cfg_schedule="constant"), [CODES], output)]
+    processor.update_state(update(2, added=requests))
+    seen = []
+    for _ in range(4):
+        seen.append(scales(processor, 2))
+        output.append(0)
+    assert seen == [[1.0, 64.0], [2.0, 64.0], [3.0, 64.0], [1.0, 1.0]]
 
 
 def test_v1_forces_tokens_and_continues_images() -> None:

@@ -18,7 +18,8 @@ A request sets its guidance in ``SamplingParams.extra_args``:
 - ``branch_logprobs``: true returns, with each code, what the conditional and the unconditional branch alone give it
   (`vllm_llamagen.branch_logprobs`).
 
-A request without ``cfg_scale`` or ``cfg_min_p`` gets the model's, from ``generation_config.json``, else 1 and 0.
+What a request leaves out of the first four is the model's, from ``generation_config.json``, else 1, -1, ``constant``
+and 0.
 """
 
 from __future__ import annotations
@@ -29,14 +30,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vllm_llamagen.limits import MAX_INT, MAX_SCALE
+from vllm_llamagen.limits import MAX_INT, MAX_SCALE, SCHEDULES
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
     from vllm_llamagen.vllm_compat import VllmConfig
-
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 class Guidance(NamedTuple):
@@ -59,7 +58,7 @@ class Guidance(NamedTuple):
         """
         args = params.extra_args or {}
         scale, interval = args.get("cfg_scale", default.scale), args.get("cfg_interval", default.interval)
-        schedule, start_index = args.get("cfg_schedule", "constant"), args.get("start_index", 0)
+        schedule, start_index = args.get("cfg_schedule", default.schedule), args.get("start_index", 0)
         min_p = args.get("cfg_min_p", default.min_p)
         forced, branch_logprobs = args.get("forced_tokens", ()), args.get("branch_logprobs", False)
         if not _is_number(scale, int | float) or not 0 <= scale <= MAX_SCALE:
@@ -100,11 +99,12 @@ class Guidance(NamedTuple):
 
 
 def default_guidance(vllm_config: VllmConfig) -> Guidance:
-    """Returns the guidance of requests that set none: the model directory's scale and floor, on every token."""
+    """Returns the guidance of requests that set none: the model directory's."""
     stored = vllm_config.model_config.try_get_generation_config()
     has_guidance = vllm_config.model_config.hf_config.cfg_branches == 2
     scale = float(stored.get("cfg_scale", 1.0)) if has_guidance else 1.0
-    return Guidance(scale, min_p=float(stored.get("cfg_min_p", 0.0)))
+    interval, schedule = stored.get("cfg_interval", -1), stored.get("cfg_schedule", "constant")
+    return Guidance(scale, interval, schedule, min_p=float(stored.get("cfg_min_p", 0.0)))
 
 
 def _is_number(value: Any, kind: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Upper bounds of request parameters. This module imports nothing, so that command lines start quickly."""
+"""What request parameters may be. This module imports nothing, so that command lines start quickly."""
 
 MAX_SCALE = 1000
 """Largest ``cfg_scale``: far above any use, and far below what overflows float32 when it multiplies logits."""
@@ -8,3 +8,6 @@ MAX_TEMPERATURE = 2.0
 
 MAX_INT = 2**31 - 1
 """Largest count or position."""
+
+SCHEDULES = ("constant", "linear", "cosine")
+"""Values of ``cfg_schedule``."""

@@ -10,6 +10,7 @@ from llamagen_server.convert.options import ConvertOptions
 from llamagen_server.hub.names import resolve_checkpoint
 from llamagen_server.model_dir.directory import DTYPES
 from llamagen_tokenizer.state_dict import KINDS
+from vllm_llamagen.limits import SCHEDULES
 
 EXAMPLE = """example:
   llamagen convert --gpt-ckpt t2i_XL_stage1_256.pt --vq-ckpt vq_ds16_t2i.pt \\
@@ -87,6 +88,8 @@ def _add_sampling_defaults(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--cfg-scale", type=float, metavar="S", help="default guidance scale (default: 4.0 for classes, 7.5 for text)")
     add("--cfg-min-p", type=float, metavar="P", help="default floor of a code's conditional probability (default: 0)")
+    add("--cfg-interval", type=int, metavar="K", help="default last guided step, -1 guides every token (default: -1)")
+    add("--cfg-schedule", choices=SCHEDULES, help="default course of the scale over the image (default: constant)")
     add("--temperature", type=float, metavar="T", help="default temperature (default: 1.0)")
     add("--top-k", type=int, metavar="K", help="default top-k, 0 is off (default: 2000 for classes, 1000 for text)")
     add("--top-p", type=float, metavar="P", help="default top-p (default: 1.0)")

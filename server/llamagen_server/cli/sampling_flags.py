@@ -12,8 +12,13 @@ def add_sampling_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup
     add = parser.add_argument
     add("--cfg-scale", type=float, help="guidance scale (default: the model's)")
     add("--guidance-scale", type=float, help="an alias of --cfg-scale; give only one")
-    add("--cfg-interval", type=int, metavar="K", default=-1, help="guide only image tokens 0 to K + 1 (default: all)")
-    add("--cfg-schedule", default="constant", help="constant, linear or cosine (default: constant)")
+    add(
+        "--cfg-interval",
+        type=int,
+        metavar="K",
+        help="guide image tokens 0 to K + 1; -1: all (default: the model's)",
+    )
+    add("--cfg-schedule", help="constant, linear or cosine (default: the model's)")
     add(
         "--cfg-min-p",
         type=float,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -112,7 +112,7 @@ def _encoder_to_copy(options: ConvertOptions, config: LlamaGenConfig) -> Path | 
 
 
 def _defaults(options: ConvertOptions, config: LlamaGenConfig) -> SamplingDefaults:
-    given = {name: getattr(options, name) for name in ("cfg_scale", "cfg_min_p", "temperature", "top_k", "top_p")}
+    given = {field.name: getattr(options, field.name) for field in fields(SamplingDefaults)}
     return replace(OFFICIAL_DEFAULTS[config.condition], **{k: v for k, v in given.items() if v is not None})
 
 

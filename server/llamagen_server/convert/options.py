@@ -43,6 +43,8 @@ class ConvertOptions:
     """Data type of the GPT weights: float32, bfloat16 or float16; None keeps that of the checkpoint."""
     cfg_scale: float | None = None
     cfg_min_p: float | None = None
+    cfg_interval: int | None = None
+    cfg_schedule: str | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None

@@ -65,11 +65,11 @@ class ImageRequest(BaseModel):
         default=None, description="Guidance scale: 1 is the conditional model alone, 0 the unconditional one."
     )
     guidance_scale: Scale | None = Field(default=None, description="An alias of cfg_scale; give only one.")
-    cfg_interval: Annotated[Integer, Field(ge=-1, le=MAX_INT)] = Field(
-        default=-1, description="-1 guides every token, k >= 0 guides image tokens 0 to k + 1."
+    cfg_interval: Annotated[Integer, Field(ge=-1, le=MAX_INT)] | None = Field(
+        default=None, description="-1 guides every token, k >= 0 guides image tokens 0 to k + 1."
     )
-    cfg_schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="The scale over the image: constant, or rising from 1 to cfg_scale."
+    cfg_schedule: Literal["constant", "linear", "cosine"] | None = Field(
+        default=None, description="The scale over the image: constant, or rising from 1 to cfg_scale."
     )
     cfg_min_p: Annotated[Float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,

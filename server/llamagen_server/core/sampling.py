@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_llamagen.limits import MAX_INT, MAX_SCALE, MAX_TEMPERATURE
+from vllm_llamagen.limits import MAX_INT, MAX_SCALE, MAX_TEMPERATURE, SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class SamplingDefaults:
     top_k: int
     top_p: float
     cfg_min_p: float = 0.0
+    cfg_interval: int = -1
+    cfg_schedule: str = "constant"
 
     def __post_init__(self) -> None:
         for name, most in (("cfg_scale", MAX_SCALE), ("temperature", MAX_TEMPERATURE), ("cfg_min_p", 1)):
@@ -53,8 +55,12 @@ class SamplingDefaults:
                 raise ValueError(f"{name} is {value!r}, must be a number from 0 to {most:g}")
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}, must be above 0 and at most 1")
-        if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or not 0 <= self.top_k <= MAX_INT:
-            raise ValueError(f"top_k is {self.top_k!r}, must be an integer from 0 (off)")
+        for name, off in (("top_k", 0), ("cfg_interval", -1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not off <= value <= MAX_INT:
+                raise ValueError(f"{name} is {value!r}, must be an integer from {off} (off)")
+        if self.cfg_schedule not in SCHEDULES:
+            raise ValueError(f"cfg_schedule is {self.cfg_schedule!r}, must be one of {', '.join(SCHEDULES)}")
 
 
 def _is_number(value: object) -> bool:

@@ -412,8 +412,8 @@ class Pipeline:
         defaults = self.model.defaults
         return Sampling(
             cfg_scale=_given(request.cfg_scale, defaults.cfg_scale),
-            cfg_interval=request.cfg_interval,
-            cfg_schedule=request.cfg_schedule,
+            cfg_interval=_given(request.cfg_interval, defaults.cfg_interval),
+            cfg_schedule=_given(request.cfg_schedule, defaults.cfg_schedule),
             cfg_min_p=_given(request.cfg_min_p, defaults.cfg_min_p),
             temperature=_given(request.temperature, defaults.temperature),
             top_k=_given(request.top_k, defaults.top_k),

@@ -7,13 +7,24 @@ import { events } from "./sse.js";
 /** @import { GenerationEvent } from "./sse.js" */
 
 /**
+ * @typedef {object} Defaults
+ * @property {number} cfg_scale
+ * @property {number} cfg_interval
+ * @property {string} cfg_schedule
+ * @property {number} cfg_min_p
+ * @property {number} temperature
+ * @property {number} top_k
+ * @property {number} top_p
+ */
+
+/**
  * @typedef {object} Model Reply of `/v1/models/{id}`.
  * @property {string} id
  * @property {"text" | "class"} condition
  * @property {number} image_size pixels per side
  * @property {number} grid_size image tokens per side
  * @property {boolean} guided whether the server runs both branches; false: cfg_scale must be 1
- * @property {{ cfg_scale: number, cfg_min_p: number, temperature: number, top_k: number, top_p: number }} defaults
+ * @property {Defaults} defaults sampling parameters of requests that omit them
  * @property {number} [num_classes] of a class model
  * @property {Record<string, string[]>} [labels] names of each class id, if the model has labels
  */

@@ -61,14 +61,12 @@ const SAMPLING_NAMES = /** @type {const} */ ({
  * @returns {[string, string][]}
  */
 export function details(recipe, model) {
-  /** @type {Recipe} */
-  const defaults = { cfg_interval: -1, cfg_schedule: "constant", ...model.defaults };
   /** @type {[string, string][]} */
   const pairs = [["seed", String(recipe.seed)]];
   if (model.guided) pairs.push(["guidance", String(recipe.cfg_scale)]);
   for (const name of /** @type {(keyof typeof SAMPLING_NAMES)[]} */ (Object.keys(SAMPLING_NAMES))) {
     const value = recipe[name];
-    if (value !== undefined && value !== defaults[name]) pairs.push([SAMPLING_NAMES[name], String(value)]);
+    if (value !== undefined && value !== model.defaults[name]) pairs.push([SAMPLING_NAMES[name], String(value)]);
   }
   if (recipe.edit) pairs.push(["inpainted", countMasked(recipe.edit.masked)]);
   return pairs;

@@ -87,7 +87,7 @@ export class Settings {
 
   /** Fills in the model's defaults and a random seed. */
   reset() {
-    const values = { cfg_interval: -1, cfg_schedule: "constant", ...this.model.defaults, n: 1 };
+    const values = { ...this.model.defaults, n: 1 };
     for (const [name, value] of Object.entries(values)) this.#field(name).value = String(value);
     this.seed = "";
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,11 @@ def paper_preset(name: str, cfg_scale: float | None = None) -> dict[str, Any]:
     if model is None:
         raise ValueError(f"--preset paper: {name} is no official model; `llamagen models` lists them")
     if model.condition == "text":
-        official = OFFICIAL_DEFAULTS["text"]
-        return {"cfg_scale": official.cfg_scale, "temperature": 1.0, "top_k": official.top_k, "top_p": 1.0}
+        return asdict(OFFICIAL_DEFAULTS["text"])
     if (scale := model.cfg_scale if cfg_scale is None else cfg_scale) is None:
         raise ValueError(f"--preset paper: the authors do not state the guidance scale of {name}; give --cfg-scale")
-    sampling = {"cfg_scale": scale, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    return {**sampling, "num_images": NUM_IMAGES, "image_size_eval": SIDE}
+    sampling = replace(OFFICIAL_DEFAULTS["class"], cfg_scale=scale, top_k=0)
+    return {**asdict(sampling), "num_images": NUM_IMAGES, "image_size_eval": SIDE}
 
 
 def describe_samples(
@@ -54,9 +54,6 @@ def describe_samples(
         side: side of the stored images in pixels.
         engine: flags of the engine that change rounding.
     """
-    defaults = {
-        field: getattr(model.defaults, field) for field in ("cfg_scale", "cfg_min_p", "temperature", "top_k", "top_p")
-    }
     chosen = {field: value for field, value in plan.sampling.items() if value is not None}
     settings: dict[str, Any] = {
         "model": name,
@@ -65,7 +62,7 @@ def describe_samples(
         **_describe_text_encoder(model),
         "num_images": plan.count,
         "first_seed": plan.first_seed,
-        **defaults,
+        **asdict(model.defaults),
         **chosen,
         "image_size": model.image_size,
     }

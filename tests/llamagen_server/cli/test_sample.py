@@ -65,6 +65,9 @@ def test_wrong_outputs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
 def test_the_papers_settings() -> None:
     assert paper_preset("c2i_B_256") == {
         "cfg_scale": 2.0,
+        "cfg_interval": -1,
+        "cfg_schedule": "constant",
+        "cfg_min_p": 0.0,
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,

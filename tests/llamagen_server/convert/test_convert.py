@@ -163,7 +163,9 @@ def test_cleaning_of_captions_can_be_turned_off(convert: Convert, t2i: Args, out
 def test_sampling_defaults(convert: Convert, c2i: Args, t2i: Args, out: Path) -> None:
     assert ModelDir.open(convert(out / "a", **c2i)).defaults == SamplingDefaults(4.0, 1.0, 2000, 1.0)
     flags = {"cfg_scale": 1.5, "temperature": 0.9, "top_k": 0, "top_p": 0.95}
-    assert ModelDir.open(convert(out / "b", **c2i, **flags)).defaults == SamplingDefaults(1.5, 0.9, 0, 0.95)
+    guidance = {"cfg_min_p": 0.1, "cfg_interval": 20, "cfg_schedule": "cosine"}
+    model = ModelDir.open(convert(out / "b", **c2i, **flags, **guidance))
+    assert model.defaults == SamplingDefaults(1.5, 0.9, 0, 0.95, 0.1, 20, "cosine")
     with pytest.raises(ValueError, match="top_p is 2.0, must be above 0 and at most 1"):
         convert(out / "c", **c2i, top_p=2)
 

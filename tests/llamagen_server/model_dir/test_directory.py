@@ -172,6 +172,14 @@ CLASS_FAULTS = {
     "cfg": (write("generation_config.json", '{"cfg_scale": -1}'), "generation_config.json: cfg_scale is -1, must be"),
     "nan": (write("generation_config.json", '{"temperature": NaN}'), "temperature is nan, must be a number from 0"),
     "top_k": (write("generation_config.json", '{"top_k": 1.5}'), "top_k is 1.5, must be an integer from 0"),
+    "interval": (
+        write("generation_config.json", '{"cfg_interval": -2}'),
+        "cfg_interval is -2, must be an integer",
+    ),
+    "schedule": (
+        write("generation_config.json", '{"cfg_schedule": "up"}'),
+        "cfg_schedule is 'up', must be one of constant, linear, cosine",
+    ),
     "top_p": (write("generation_config.json", '{"top_p": 0}'), "top_p is 0, must be above 0 and at most 1"),
     "label id": (write("labels.json", '{"10": "x"}'), "labels.json: '10' is not a class id, allowed are 0 to 9"),
     "label": (write("labels.json", '{"1": []}'), r"labels.json: class 1 has \[\], expected a name or a list of names"),

@@ -8,7 +8,7 @@ import json
 import random
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from tests.helpers.image_files import b64_png, png
 
 from llamagen_server.api.routes import playground
+from llamagen_server.core.sampling import SamplingDefaults
 
 SIZE, GRID = 128, 8
 CELL = SIZE // GRID
@@ -54,7 +55,7 @@ class Scenario:
         model = {
             "id": name, "object": "model", "created": 0, "owned_by": "llamagen-serve",
             "condition": condition, "image_size": SIZE, "grid_size": GRID, "guided": self.guided,
-            "defaults": {"cfg_scale": 3.0, "cfg_min_p": 0.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0},
+            "defaults": asdict(SamplingDefaults(cfg_scale=3.0, temperature=1.0, top_k=0, top_p=1.0)),
         }  # fmt: skip
         return model | ({"num_classes": 1000} if condition == "class" else {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -51,6 +52,18 @@ async def test_sampling_defaults_are_those_of_the_model(text_client: httpx.Async
         cfg_scale=7.5, cfg_interval=-1, cfg_schedule="constant", temperature=1.0, top_k=1000, top_p=1.0, seed=1
     )
     assert given == Sampling(**fields)
+
+
+async def test_a_model_may_have_its_own_course_of_the_scale(text_client: httpx.AsyncClient, text_app: FastAPI) -> None:
+    model = text_app.state.pipeline.model
+    text_app.state.pipeline.model = replace(
+        model, defaults=replace(model.defaults, cfg_schedule="linear", cfg_interval=9)
+    )
+    await text_client.post("/generate", json={"prompt": "x"})
+    await text_client.post("/generate", json={"prompt": "x", "cfg_schedule": "constant", "cfg_interval": -1})
+    default, given = (request.sampling for request in text_app.state.pipeline.engine.requests)
+    assert (default.cfg_schedule, default.cfg_interval) == ("linear", 9)
+    assert (given.cfg_schedule, given.cfg_interval) == ("constant", -1)
 
 
 async def test_guidance_scale_is_an_alias_of_cfg_scale(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import fields, replace
 
 import httpx
 from fastapi import FastAPI
+
+from llamagen_server.core.sampling import SamplingDefaults
 
 
 async def test_the_model_describes_itself(class_client: httpx.AsyncClient, class_app: FastAPI) -> None:
     [listed] = (await class_client.get("/v1/models")).json()["data"]
     assert listed["condition"] == "class"
     assert (listed["image_size"], listed["grid_size"], listed["guided"]) == (64, 8, True)
-    assert listed["defaults"].keys() == {"cfg_scale", "cfg_min_p", "temperature", "top_k", "top_p"}
+    assert listed["defaults"].keys() == {field.name for field in fields(SamplingDefaults)}
     one = (await class_client.get("/v1/models/tiny")).json()
     assert one == listed
     assert (await class_client.get("/v1/models/other")).status_code == 404
@@ -35,7 +37,7 @@ async def test_labels_come_when_they_are_asked_for(class_client: httpx.AsyncClie
 
     assert await labels("?labels=") is None  # the model has none
     names = {3: ["golden retriever"], 5: ["tree frog", "tree-frog"], 7: ["tree"]}
-    pipeline.model = dataclasses.replace(pipeline.model, labels=names)
+    pipeline.model = replace(pipeline.model, labels=names)
     assert await labels("") is None
     assert await labels("?labels=") == {str(class_id): found for class_id, found in names.items()}
     assert await labels("?labels=TREE") == {"5": ["tree frog", "tree-frog"], "7": ["tree"]}
