@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from demo.emoji.classes import CLASSES
 from demo.emoji.classifier import certainty, load_classifier
 from demo.evaluate import generate
-from demo.shapes.captions import sample_caption, sample_split
+from demo.shapes.captions import held_out_captions
 
 ROOT = Path(__file__).parents[1]
 PLAYGROUND = ROOT / "server/llamagen_server/playground"
@@ -82,9 +81,7 @@ def write_sheet(url: str, kind: str) -> None:
     if kind == "class":
         conditions: list[dict[str, Any]] = [{"class_id": i} for i in range(count)]
     else:
-        rng = random.Random(CAPTION_SEED)
-        captions = [sample_caption(rng, sample_split(rng, held_out=True)) for _ in range(count)]
-        conditions = [{"prompt": caption.text} for caption in captions]
+        conditions = [{"prompt": caption.text} for caption in held_out_captions(count, CAPTION_SEED)]
     sheets = {scale: arrange(generate(url, conditions, cfg_scale=scale)[:, 0], columns) for scale in SCALES}
     blocks = [_titled(sheet, f"cfg_scale {scale:g}") for scale, sheet in sheets.items()]
     rows = np.concatenate([np.asarray(block) for block in blocks])

@@ -74,10 +74,16 @@ def sample_split(rng: random.Random, held_out: bool) -> Scene:
     return scene
 
 
-def held_out_captions(count: int = NUM_TEST_CAPTIONS) -> list[Caption]:
+def held_out_captions(count: int = NUM_TEST_CAPTIONS, seed: int = TEST_SEED) -> list[Caption]:
     """A fixed list of captions of held-out compositions."""
-    rng = random.Random(TEST_SEED)
-    return [sample_caption(rng, sample_split(rng, held_out=True)) for _ in range(count)]
+    return [caption for _, caption in held_out_scenes(count, seed)]
+
+
+def held_out_scenes(count: int, seed: int = TEST_SEED) -> list[tuple[Scene, Caption]]:
+    """Scenes of held-out compositions, each with a caption."""
+    rng = random.Random(seed)
+    scenes = (sample_split(rng, held_out=True) for _ in range(count))
+    return [(scene, sample_caption(rng, scene)) for scene in scenes]
 
 
 def sample_caption(rng: random.Random, scene: Scene) -> Caption:

@@ -3,8 +3,8 @@
     python -m demo.studies.guidance                     # the text demo
     python -m demo.studies.guidance --quick --out DIR   # a small one
 
-Each setting has the same conditions and seeds, and varies cfg_scale with one other parameter. Finished settings are
-kept in ``guidance-MODEL.jsonl``; without it, all are measured anew.
+Each setting has the same conditions and seeds, and varies cfg_scale with one or two other parameters. Finished
+settings are kept in ``guidance-MODEL.jsonl``; without it, all are measured anew.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 OUT = Path("docs/studies")
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.5)
 BASE: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "cfg_min_p": 0.0}
-"""Plain guidance, which every family changes in one way."""
+"""Plain guidance, which every family changes."""
 FAMILIES: dict[str, list[dict[str, Any]]] = {
     "plain": [{}],
     "cfg_min_p": [{"cfg_min_p": value} for value in (0.02, 0.05, 0.1, 0.2)],
@@ -40,6 +40,7 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "top_k": [{"top_k": value} for value in (10, 100)],
     "cfg_interval": [{"cfg_interval": value} for value in (16, 32)],
     "cfg_schedule": [{"cfg_schedule": value} for value in ("linear", "cosine")],
+    "cfg_min_p 0.05 and cfg_schedule": [{"cfg_min_p": 0.05, "cfg_schedule": value} for value in ("linear", "cosine")],
 }
 CAPTIONS, PER_CAPTION, PER_CLASS = 75, 4, 5
 
@@ -74,28 +75,41 @@ def sample(engine: ImageEngine, judge: Judge, per_condition: int, setting: dict[
 
 
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Plots a curve over the scales for each change of each family: how right against how varied.
+    """Plots a curve over the scales for each change of each family: how right against how varied (a Pareto plot).
 
     Raises:
         ValueError: matplotlib is missing.
     """
-    families = list(dict.fromkeys(r["family"] for r in results))
-    figure = figure_class()(figsize=(4.5 * len(families), 4), layout="constrained")
-    [row] = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True)
-    plain = curve_of(results, "plain", {})
-    for axes, family in zip(row, families, strict=True):
+    families = [family for family in FAMILIES if family != "plain"]
+    columns = -(-len(families) // 2)
+    figure = figure_class()(figsize=(5 * columns, 8), layout="constrained")
+    rows = figure.subplots(2, columns, sharex=True, sharey=True)
+    plain, front = curve_of(results, "plain", {}), pareto_front(results)
+    for axes, family in zip(rows.flat, families, strict=False):
+        axes.plot(*zip(*front, strict=True), color="black", linestyle=":", label="best of all settings")
+        axes.plot([r["variety"] for r in plain], [r["all"] for r in plain], color="grey", alpha=0.5, label="plain")
         for change in FAMILIES[family]:
             curve = curve_of(results, family, change)
-            label = ", ".join(f"{name} {value}" for name, value in change.items()) or "plain guidance"
+            label = ", ".join(f"{name} {value}" for name, value in change.items())
             axes.plot([r["variety"] for r in curve], [r["all"] for r in curve], marker="o", label=label)
             for r in curve:
                 axes.annotate(f"{r['cfg_scale']:g}", (r["variety"], r["all"]), fontsize=7)
-        if family != "plain":
-            axes.plot([r["variety"] for r in plain], [r["all"] for r in plain], color="grey", alpha=0.5, label="plain")
-        axes.set(title=family, xlabel="variety: share of pixels that differ", ylim=(0, 1.02))
+        axes.set(title=family, ylim=(0, 1.02))
         axes.legend(fontsize=8)
-    row[0].set_ylabel("images that are right")
+    for axes in rows[:, 0]:
+        axes.set_ylabel("images that are right")
+    for axes in rows[-1]:
+        axes.set_xlabel("variety: share of pixels that differ")
     figure.savefig(path, dpi=80)
+
+
+def pareto_front(results: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Variety and rightness of the settings that no other surpasses in both, the most varied first."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(((r["variety"], r["all"]) for r in results), reverse=True):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -27,7 +27,7 @@ from demo.emoji.codes import code_features
 from demo.emoji.train_vq import EmojiVQTrainer, prepare
 from demo.judges import CaptionJudge
 from demo.model import GPTConfig
-from demo.shapes.captions import TEST_SEED, held_out_captions, sample_caption, sample_split
+from demo.shapes.captions import held_out_captions, held_out_scenes
 from demo.shapes.patches import PATCH, patch_table
 from demo.shapes.scenes import IMAGE_SIZE, render, sample_scene
 from demo.shapes.train_ar import ARTrainer, TextToImage, load_trained_ar
@@ -115,10 +115,8 @@ def scene(rng: random.Random) -> np.ndarray:
 
 def reconstructions(encode: Encode, decode: Decode, count: int) -> dict[str, float]:
     """Scores of real images of held-out captions after encoding and decoding: the best that samples can reach."""
-    rng = random.Random(TEST_SEED)
-    scenes = [sample_split(rng, held_out=True) for _ in range(count)]
-    judge = CaptionJudge([sample_caption(rng, each) for each in scenes])
-    images = [render(each) for each in scenes]
+    scenes, captions = zip(*held_out_scenes(count), strict=True)
+    judge, images = CaptionJudge(captions), [render(each) for each in scenes]
     return judge.scores(large(torch.cat([decode(encode(images[i : i + 32])) for i in range(0, count, 32)])))
 
 

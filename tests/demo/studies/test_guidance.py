@@ -61,3 +61,9 @@ def test_a_small_study_is_resumed_and_plotted(
 def test_every_setting_is_measured_once() -> None:
     settings = [json.dumps({**s, "family": ""}, sort_keys=True) for s in guidance.settings(quick=False)]
     assert len(settings) == len(set(settings)) > 80
+
+
+def test_the_front_has_what_no_setting_surpasses() -> None:
+    points = [(0.2, 0.9), (0.5, 0.9), (0.7, 0.8), (0.6, 0.7), (0.9, 0.1)]
+    results = [{"variety": variety, "all": right} for variety, right in points]
+    assert guidance.pareto_front(results) == [(0.9, 0.1), (0.7, 0.8), (0.5, 0.9)]
