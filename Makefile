@@ -24,7 +24,7 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest -m "not engine" -n logical --maxprocesses 8 --dist loadfile
-	$(BIN)/python -m pytest -m "engine and not long"
+	$(BIN)/python -m pytest -m "engine and not long" -n logical --maxprocesses 2 --dist loadfile
 endif
 
 v2-test: v2 ## run the tests of the model on vLLM's V2 model runner, with Triton's interpreter
