@@ -54,7 +54,7 @@ bench: runtime ## measure the engine's speed (ARGS='--size L --batch 1 8 32')
 gpu-report: dev ## measure the whole system on this machine's GPU, part by part, into docs/benchmarks-gpu.md
 	@$(BIN)/python -m scripts.gpu_report $(ARGS)
 
-study: dev ## train what docs/studies/codebook.jsonl lacks (150 small image tokenizers), and plot the codebook study
+study: dev ## train what docs/studies/codebook.jsonl lacks (180 small image tokenizers), and plot the codebook study
 	@$(BIN)/python -m demo.studies.codebook $(ARGS)
 
 clean: ## remove caches and build output (.venv and node_modules stay)

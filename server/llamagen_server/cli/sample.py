@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 from contextlib import ExitStack
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from llamagen_server.cli.sampling_flags import add_sampling_flags, sampling_fiel
 from llamagen_server.core.errors import describe
 from llamagen_server.core.options import NO_LIMITS
 from llamagen_server.core.request import MAX_SEED, ImageRequest
+from llamagen_server.core.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
     from llamagen_server.model_dir import ModelDir
@@ -230,8 +232,7 @@ def make_plan(args: argparse.Namespace, model: ModelDir) -> SamplePlan:
         request = ImageRequest(**sampling_fields(args))
     except ValidationError as error:
         raise ValueError(describe(error.errors()[0])[0]) from None
-    names = ("cfg_scale", "cfg_interval", "cfg_schedule", "cfg_min_p", "temperature", "top_k", "top_p")
-    sampling = {name: getattr(request, name) for name in names}
+    sampling = {field.name: getattr(request, field.name) for field in fields(SamplingDefaults)}
     plan = partial(SamplePlan, first_seed=args.first_seed, sampling=sampling)
     if model.config.condition == "text":
         if args.class_id:

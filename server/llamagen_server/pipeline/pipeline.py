@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -409,17 +409,9 @@ class Pipeline:
             return await self.image_tokenizer.encode_image(pixels, client)
 
     def _sampling(self, request: ImageRequest) -> Sampling:
-        defaults = self.model.defaults
-        return Sampling(
-            cfg_scale=_given(request.cfg_scale, defaults.cfg_scale),
-            cfg_interval=_given(request.cfg_interval, defaults.cfg_interval),
-            cfg_schedule=_given(request.cfg_schedule, defaults.cfg_schedule),
-            cfg_min_p=_given(request.cfg_min_p, defaults.cfg_min_p),
-            temperature=_given(request.temperature, defaults.temperature),
-            top_k=_given(request.top_k, defaults.top_k),
-            top_p=_given(request.top_p, defaults.top_p),
-            seed=_given(request.seed, secrets.randbelow(MAX_RANDOM_SEED + 1)),
-        )
+        defaults = asdict(self.model.defaults)
+        values = {name: _given(getattr(request, name), default) for name, default in defaults.items()}
+        return Sampling(**values, seed=_given(request.seed, secrets.randbelow(MAX_RANDOM_SEED + 1)))
 
     async def _condition(self, request: ImageRequest, client: str) -> int | Tensor:
         condition = resolve_condition(request, self.model)

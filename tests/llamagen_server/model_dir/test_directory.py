@@ -174,7 +174,7 @@ CLASS_FAULTS = {
     "top_k": (write("generation_config.json", '{"top_k": 1.5}'), "top_k is 1.5, must be an integer from 0"),
     "interval": (
         write("generation_config.json", '{"cfg_interval": -2}'),
-        "cfg_interval is -2, must be an integer",
+        "generation_config.json: cfg_interval is -2, must be an integer from -1",
     ),
     "schedule": (
         write("generation_config.json", '{"cfg_schedule": "up"}'),
