@@ -40,8 +40,8 @@ import { events } from "./sse.js";
 let key = sessionStorage.getItem("api-key");
 /** @type {AskForKey} */
 let askForKey;
-/** The answer that requests are waiting for: all share one question. @type {Promise<string> | null} */
-let asked = null;
+/** The question that rejected requests are waiting for, all for the same one. @type {Promise<void> | null} */
+let question = null;
 
 export const hasKey = () => key !== null;
 
@@ -122,18 +122,28 @@ export async function* edit(model, recipe, image, region, partialImages, signal)
  */
 async function request(path, options = {}) {
   for (;;) {
+    const sent = key;
     const headers = new Headers(options.headers);
-    if (key !== null) headers.set("Authorization", `Bearer ${key}`);
+    if (sent !== null) headers.set("Authorization", `Bearer ${sent}`);
     const reply = await send(path, { ...options, headers });
     if (reply.ok) return reply;
     const message = await errorMessage(reply);
     if (reply.status !== 401) throw new ServerError(message);
-    asked ??= askForKey(message, options.signal ?? undefined).finally(() => {
-      asked = null;
+    if (key !== sent) continue; // another request's question was answered meanwhile
+    question ??= replaceKey(message, options.signal ?? undefined).finally(() => {
+      question = null;
     });
-    key = await asked;
-    sessionStorage.setItem("api-key", key);
+    await question;
   }
+}
+
+/**
+ * @param {string} message
+ * @param {AbortSignal} [signal]
+ */
+async function replaceKey(message, signal) {
+  key = await askForKey(message, signal);
+  sessionStorage.setItem("api-key", key);
 }
 
 /**

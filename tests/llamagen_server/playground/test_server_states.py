@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from tests.llamagen_server.playground.page_actions import TIMEOUT_MS, copied_command, generate, submit, thumbnail
 from tests.llamagen_server.playground.stand_in_server import Scenario
 
@@ -44,6 +44,32 @@ def test_several_requests_share_one_question_for_the_key(page: Page, scenario: S
     page.get_by_role("button", name="Guidance").click()
     page.get_by_label("API key").fill("secret")
     page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text(re.compile("^4 images in"))
+
+
+def test_a_request_rejected_after_the_answer_uses_the_new_key(page: Page, scenario: Scenario) -> None:
+    page.goto("/")
+    generate(page)
+    scenario.key = "secret"
+    without_key: list[Route] = []
+
+    def hold_back_all_but_the_first(route: Route) -> None:
+        if "authorization" in route.request.headers:
+            route.continue_()
+            return
+        without_key.append(route)
+        if len(without_key) == 1:
+            route.continue_()
+
+    page.route("**/generate", hold_back_all_but_the_first)
+    page.get_by_role("button", name="Guidance").click()
+    page.get_by_label("API key").fill("secret")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("API key")).to_be_hidden()
+    held_back = without_key[1:]
+    assert len(held_back) == 3
+    for route in held_back:
+        route.continue_()
     expect(page.get_by_role("status")).to_have_text(re.compile("^4 images in"))
 
 
