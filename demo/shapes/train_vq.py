@@ -83,7 +83,7 @@ class VQTrainer(Trainer):
         codes = self.patches.batch_codes(renders)
         images = prepare(renders, self.model.config)
         classification, accuracy = self._classification(images, codes)
-        reconstruction, psnr = self._reconstruction(images, codes)
+        reconstruction, psnr = reconstruction_loss(self.model, images, codes)
         values = {"reconstruction": reconstruction.item(), "classification": classification.item()}
         return reconstruction + CLASSIFICATION_WEIGHT * classification, {**values, "accuracy": accuracy, "psnr": psnr}
 
@@ -99,20 +99,22 @@ class VQTrainer(Trainer):
         hits = (cosines.argmax(1) == targets)[~self.patches.plain[targets]]
         return (weights * loss).sum() / weights.sum(), hits.float().mean().item()
 
-    def _reconstruction(self, images: Tensor, codes: Tensor) -> tuple[Tensor, float]:
-        """Weighted error of the images decoded from codes, and their unweighted PSNR in dB."""
-        difference = self._decode(codes) - images
-        weights = torch.where(self.patches.plain[codes], 1.0, OBJECT_WEIGHT).view(-1, 1, GRID, GRID)
-        weights = F.interpolate(weights, images.shape[-2:])
-        error = (weights * (difference.abs() + 0.5 * difference.square())).mean() / weights.mean()
-        return error, float(-10.0 * torch.log10(difference.detach().square().mean() / 4.0))
 
-    def _decode(self, codes: Tensor) -> Tensor:
-        """Images decoded from codes [B, GRID * GRID], float32 [B, 3, S, S]."""
-        vectors = self.model.quantize.decode(codes.view(-1, GRID, GRID))
-        with autocast():
-            images: Tensor = self.model.decoder(self.model.post_quant_conv(vectors))
-        return images.float()
+def reconstruction_loss(model: VQModel, images: Tensor, codes: Tensor) -> tuple[Tensor, float]:
+    """Weighted error of the images decoded from codes, a scalar, and their unweighted PSNR in dB.
+
+    Args:
+        images: float32 [B, 3, S, S] in [-1, 1].
+        codes: int64 [B, GRID * GRID].
+    """
+    vectors = model.quantize.decode(codes.view(-1, GRID, GRID))
+    with autocast():
+        decoded = model.decoder(model.post_quant_conv(vectors))
+    difference = decoded.float() - images
+    weights = torch.where(patch_table().plain[codes], 1.0, OBJECT_WEIGHT).view(-1, 1, GRID, GRID)
+    weights = F.interpolate(weights, images.shape[-2:])
+    error = (weights * (difference.abs() + 0.5 * difference.square())).mean() / weights.mean()
+    return error, float(-10.0 * torch.log10(difference.detach().square().mean() / 4.0))
 
 
 def main() -> None:

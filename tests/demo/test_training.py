@@ -12,8 +12,9 @@ import torch
 from demo.export import export
 from demo.model import GPTConfig
 from demo.shapes.patches import GRID, patch_table
-from demo.shapes.scenes import render, sample_scene
-from demo.shapes.train_ar import ARTrainer, load_trained_ar
+from demo.shapes.scenes import Obj, Scene, render, sample_scene
+from demo.shapes.train_ar import ARTrainer, in_token_order, load_averaged, load_trained_ar
+from demo.shapes.train_edges import EdgeTrainer
 from demo.shapes.train_vq import VQTrainer, prepare, shrink
 from demo.training import Budget, learning_rate, run
 from demo.vq_init import grown, initialised
@@ -48,6 +49,11 @@ def vq_trainer(steps: int) -> VQTrainer:
     return VQTrainer(Budget(steps=steps))
 
 
+def edge_trainer(steps: int) -> EdgeTrainer:
+    torch.manual_seed(0)
+    return EdgeTrainer(small_tokenizer(), Budget(steps=steps))
+
+
 def ar_trainer(steps: int) -> ARTrainer:
     return ARTrainer(Budget(steps=steps), config=TINY_GPT, batch=4)
 
@@ -58,13 +64,13 @@ def small_tokenizer() -> VQModel:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [vq_trainer, ar_trainer])
+@pytest.mark.parametrize("make", [vq_trainer, edge_trainer, ar_trainer])
 def test_a_resumed_run_equals_an_uninterrupted_one(make: MakeTrainer, tmp_path: Path) -> None:
     check_that_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("make", "steps"), [(vq_trainer, 20), (ar_trainer, 60)])
+@pytest.mark.parametrize(("make", "steps"), [(vq_trainer, 20), (edge_trainer, 20), (ar_trainer, 60)])
 def test_loss_falls(make: MakeTrainer, steps: int) -> None:
     check_that_the_loss_falls(make, steps)
 
@@ -91,6 +97,35 @@ def test_a_grown_image_tokenizer_can_be_trained() -> None:
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.step()
     assert any(not torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_only_the_last_levels_of_the_decoder_are_trained_for_edges() -> None:
+    trainer = edge_trainer(1)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.step()
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    parts = ("decoder.conv_blocks.1.", "decoder.conv_blocks.2.", "decoder.norm_out.", "decoder.conv_out.")
+    assert changed
+    assert all(name.startswith(parts) for name in changed)
+
+
+def test_the_second_run_of_the_language_model_goes_on_from_the_first(tmp_path: Path) -> None:
+    first = ar_trainer(1)
+    run(first, tmp_path)
+    second = ARTrainer(Budget(steps=1), config=TINY_GPT, batch=4, first=load_averaged(tmp_path / "checkpoint.pt"))
+    for name, value in second.model.state_dict().items():
+        torch.testing.assert_close(value, first.ema.values[name], msg=name)
+    second.step()
+
+
+def test_captions_of_the_second_run_name_the_object_first_whose_token_comes_first() -> None:
+    circle, square = Obj("circle", "red", "small", 64, 32), Obj("square", "blue", "large", 24, 56)
+    for relation, objects in (("above", (circle, square)), ("below", (square, circle))):
+        ordered = in_token_order(Scene("white", objects, relation=relation))
+        assert ordered.objects == (circle, square)
+        assert ordered.relation is None
+    level = Obj("square", "blue", "large", 104, 40)
+    assert in_token_order(Scene("white", (level, circle), relation="right of")).objects == (circle, level)
 
 
 def test_exported_models_can_be_converted(tmp_path: Path, convert: Convert) -> None:
