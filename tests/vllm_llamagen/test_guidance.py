@@ -10,7 +10,7 @@ import torch
 from vllm import SamplingParams
 
 from vllm_llamagen.admission import check_params
-from vllm_llamagen.guidance import Guidance, force_tokens, mix_branches, pad_vocab
+from vllm_llamagen.guidance import Guidance, exclude_implausible, force_tokens, mix_branches, pad_vocab
 
 CODES, VOCAB = 6, 8
 
@@ -41,6 +41,15 @@ def test_mixing_hidden_states_gives_the_mixed_logits() -> None:
     head, hidden, scale = torch.randn(CODES, 16), torch.randn(3, 2, 16), torch.tensor([4.0, 1.0, 0.0])
     logits = mix_branches((hidden @ head.T).flatten(1), scale)
     torch.testing.assert_close(mix_branches(hidden.flatten(1), scale) @ head.T, logits)
+
+
+def test_codes_far_less_likely_than_the_most_likely_one_are_excluded() -> None:
+    conditional = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.04]]).log().repeat(4, 1) + 7  # logits have any offset
+    mixed = torch.arange(20.0).view(4, 5)
+    found = exclude_implausible(mixed, conditional, torch.tensor([0.0, 0.1, 0.5, 1.0]))
+    kept = [row.isfinite().nonzero().flatten().tolist() for row in found]
+    assert kept == [[0, 1, 2, 3, 4], [0, 1, 2, 3], [0, 1], [0]]
+    assert torch.equal(found[found.isfinite()], mixed[found.isfinite()])
 
 
 @pytest.mark.parametrize(
@@ -78,6 +87,12 @@ def test_bad_scales_are_refused(scale: Any) -> None:
 def test_bad_intervals_are_refused(interval: Any) -> None:
     with pytest.raises(ValueError, match="cfg_interval is .*, must be an integer >= -1"):
         check_params(params(cfg_scale=4.0, cfg_interval=interval))
+
+
+@pytest.mark.parametrize("min_p", [-0.1, 1.1, math.nan, math.inf, "0.1", None, True])
+def test_bad_min_p_is_refused(min_p: Any) -> None:
+    with pytest.raises(ValueError, match="cfg_min_p is .*, must be a number from 0 to 1"):
+        check_params(params(cfg_scale=4.0, cfg_min_p=min_p))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from vllm import SamplingParams
 
 from vllm_llamagen.admission import AdmissionV2, UnguidedAdmissionV2
 from vllm_llamagen.checks import check_engine
+from vllm_llamagen.guidance import mix_branches
 from vllm_llamagen.runner_v1 import GuidanceV1, UnguidedV1
 from vllm_llamagen.runner_v2 import GuidanceV2
 from vllm_llamagen.vllm_compat import BatchUpdate, MoveDirectionality
@@ -150,6 +151,61 @@ def test_v2_forces_tokens_and_continues_images() -> None:
     rows = v2_logits(guidance, [2, 2], [4, 5])
     assert rows[0].isfinite().nonzero().flatten().tolist() == [2]
     assert rows.max(dim=1).values.tolist() == [4.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("branches", "arguments", "products"),
+    [
+        (2, [{}, {"cfg_scale": 4.0}], [2]),
+        (2, [{}, {"cfg_scale": 4.0, "cfg_min_p": 0.5}], [4]),  # the conditional branch in the same product
+        (2, [{"branch_logprobs": True}, {"cfg_min_p": 0.5}], [4, 2]),  # both branches are there already
+        (1, [{}, {"cfg_min_p": 0.5}], [2]),
+    ],
+)
+def test_v2_computes_the_conditional_logits_only_where_a_row_needs_them(
+    branches: int, arguments: list[dict[str, Any]], products: list[int]
+) -> None:
+    guidance = v2(branches=branches)
+    for slot, args in enumerate(arguments):
+        guidance.enter(slot, params(**args), prompt_len=1, done=0)
+    guidance.write()
+    torch.manual_seed(0)
+    head, hidden, seen = torch.randn(CODES, 3), torch.randn(2, branches * 3), []
+
+    def product(rows: Tensor) -> Tensor:
+        seen.append(len(rows))
+        return rows @ head.T
+
+    guidance.begin(torch.tensor([0, 1]), torch.tensor([0, 0]), np.array([0, 1]))
+    logits = guidance.logits(hidden, product)
+    assert seen == products
+    for row, args in enumerate(arguments):
+        conditional = hidden[row, :3] @ head.T
+        mixed = (
+            mix_branches(hidden[row : row + 1], torch.tensor([args.get("cfg_scale", 1.0)]))
+            if branches == 2
+            else hidden[row : row + 1]
+        )
+        probabilities = conditional.softmax(0)
+        kept = probabilities >= args.get("cfg_min_p", 0.0) * probabilities.max()
+        assert torch.equal(logits[row, :CODES].isfinite(), kept)
+        torch.testing.assert_close(logits[row, :CODES][kept], (mixed @ head.T)[0, kept])
+
+
+def test_min_p_applies_to_every_token_and_the_scale_within_the_interval() -> None:
+    args = {"cfg_scale": 5.0, "cfg_interval": 1, "cfg_schedule": "linear", "cfg_min_p": 0.5}
+    branches = torch.tensor([[2.0, 1.9, 1.0, 0, 0, 0], [0.0, 0, 0, 0, 0, 0]])
+    kept, scales = [True, True, False, False, False, False], [1.0, 1 + 4 / 63, 1 + 8 / 63, 1.0]
+    processor, output, second = v1(), [], v2()
+    processor.update_state(update(1, added=[(0, params(**args), [CODES], output)]))
+    second.enter(0, params(**args), prompt_len=1, done=0)
+    second.write()
+    for token, scale in enumerate(scales):
+        second.begin(torch.tensor([0]), torch.tensor([token]), np.array([0]))
+        for logits in (processor.apply(branches.flatten()[None]), second.logits(branches.flatten()[None], lambda x: x)):
+            assert logits[0, :CODES].isfinite().tolist() == kept
+            torch.testing.assert_close(logits[0, :2], scale * branches[0, :2])
+        output.append(0)
 
 
 def test_v2_refuses_rows_that_were_not_announced() -> None:

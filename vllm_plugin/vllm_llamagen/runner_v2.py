@@ -181,10 +181,13 @@ class GuidanceV2:
                 raise RuntimeError("vLLM asks for logits of rows that it has not announced: they would not be guided")
             rows = None  # vLLM warms up, and also computes the logits of prompts, which no image may ask for
         self.branch_logits = self._branch_logits(hidden_states, head) if rows and rows.any_branch_logprobs else None
-        unmixed = hidden_states
+        count = len(hidden_states)
         if self.branches == 2:
+            conditional = hidden_states[:, : hidden_states.shape[1] // 2]
             scale = self.scales[rows.slots, rows.tokens] if rows else hidden_states.new_ones(1, dtype=torch.float32)
             hidden_states = mix_branches(hidden_states, scale)
+            if rows and rows.any_min_p and self.branch_logits is None:  # in one product, which reads the weights once
+                hidden_states = torch.cat([hidden_states, conditional.float()])
         if self.sampled:
             self._count(self.sampled, mixed=self.branches == 2)
             self.sampled = None
@@ -193,7 +196,8 @@ class GuidanceV2:
             return None
         logits = logits.float()
         if rows and rows.any_min_p:
-            logits = exclude_implausible(logits, self._conditional(unmixed, head), self.min_p[rows.slots])
+            conditional = logits[-count:] if self.branch_logits is None else self.branch_logits[:, 0]
+            logits = exclude_implausible(logits[:count], conditional, self.min_p[rows.slots])
         logits = pad_vocab(logits, self.vocab_size)
         if rows is None or not rows.any_forced:
             return logits
@@ -203,14 +207,6 @@ class GuidanceV2:
         count, width = hidden_states.shape
         logits = head(hidden_states.float().view(2 * count, width // 2))
         return None if logits is None else logits.float().view(count, 2, -1)
-
-    def _conditional(self, unmixed: Tensor, head: Callable[[Tensor], Tensor | None]) -> Tensor:
-        """Returns the logits of the conditional branch, which may be there already."""
-        if self.branch_logits is not None:
-            return self.branch_logits[:, 0]
-        logits = head(unmixed[:, : unmixed.shape[1] // self.branches].float())
-        assert logits is not None
-        return logits.float()
 
     def write_branch_logprobs(self, output: SamplerOutput, slots: np.ndarray) -> None:
         """Adds the log-probabilities of the branches to what was sampled.
