@@ -56,10 +56,9 @@ def main() -> None:
 
 def steps_per_image(llm: LLM, prompts: list[Any], temperature: float, scale: float, tokens: int) -> float:
     """Returns the mean number of steps of an image: the one that reads the prompt, and those with guesses."""
+    guidance = {"cfg_scale": scale, "cfg_interval": -1, "cfg_schedule": "constant", "cfg_min_p": 0.0}
     params = [
-        SamplingParams(
-            temperature=temperature, seed=seed, max_tokens=tokens, detokenize=False, extra_args={"cfg_scale": scale}
-        )
+        SamplingParams(temperature=temperature, seed=seed, max_tokens=tokens, detokenize=False, extra_args=guidance)
         for seed in range(len(prompts))
     ]
     before = count_guesses(llm)

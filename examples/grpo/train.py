@@ -93,13 +93,14 @@ def rewards_of(captions: Sequence[Caption], groups: Sequence[RolloutGroup]) -> T
 
 
 def rollout(engine: ImageEngine, captions: Sequence[Caption], group: int, first_seed: int) -> list[RolloutGroup]:
-    """Samples a group for each caption from the whole distribution: no top-k, no top-p, temperature 1."""
+    """Samples a group for each caption from the whole distribution: no top-k, top-p or cfg_min_p, temperature 1."""
     requests = [
         RolloutRequest(
             prompt=caption.text,
             n=group,
             seed=first_seed + i * group,
             cfg_scale=1.0,
+            cfg_min_p=0.0,
             temperature=1.0,
             top_k=0,
             top_p=1.0,

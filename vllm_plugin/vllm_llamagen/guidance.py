@@ -3,15 +3,15 @@
 A request sets its guidance in ``SamplingParams.extra_args``:
 
 - ``cfg_scale``: number from 0 to 1000. The logits are ``u + cfg_scale * (c - u)`` of the unconditional and the
-  conditional branch: 1 is the conditional model alone, 0 the unconditional one. The official code guides above 1 only.
+  conditional branch: 1 is the conditional branch alone, 0 the unconditional one. The official code guides above 1 only.
 - ``cfg_interval``: integer >= -1. -1 guides every token. ``k >= 0`` guides the first token and decode steps 0 to k,
-  that is image tokens 0 to k + 1; later tokens are conditional only (official ``generate`` and ``decode_n_tokens``).
+  that is image tokens 0 to k + 1; later tokens have the scale 1 (official ``generate`` and ``decode_n_tokens``).
 - ``cfg_schedule``: the scale over the image. ``constant``; ``linear`` from 1 at the first token to ``cfg_scale`` at the
   last; ``cosine``, the same along half a cosine wave. (Rising schedules: arXiv 2404.13040.)
 - ``cfg_min_p``: number from 0 to 1. Codes whose conditional probability is below ``cfg_min_p`` times that of the most
-  likely code are excluded before mixing; 0, the official behaviour, keeps every code. Where both branches give a code
-  almost no probability, their ratio is noise, which a large scale raises to a power (plausibility constraint of
-  contrastive decoding, arXiv 2210.15097).
+  likely code are excluded before mixing, at every token and scale; 0, the official behaviour, keeps every code. Where
+  both branches give a code almost no probability, their ratio is noise, which a large scale raises to a power
+  (plausibility constraint of contrastive decoding, arXiv 2210.15097).
 - ``start_index``: index of the first sampled image token. The prompt holds the tokens before it (the prefix tokens).
 - ``forced_tokens``: codes of the image tokens in raster order, -1 where the model samples. A forced token is taken
   whatever its logit, and has log-probability 0.

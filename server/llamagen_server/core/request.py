@@ -62,7 +62,9 @@ class ImageRequest(BaseModel):
     )
     n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] = Field(default=1, description="Number of images.")
     cfg_scale: Scale | None = Field(
-        default=None, description="Guidance scale: 1 is the conditional model alone, 0 the unconditional one."
+        default=None,
+        description="Guidance scale: 1 is the conditional branch alone, 0 the unconditional one, but for the "
+        "codes that cfg_min_p excludes.",
     )
     guidance_scale: Scale | None = Field(default=None, description="An alias of cfg_scale; give only one.")
     cfg_interval: Annotated[Integer, Field(ge=-1, le=MAX_INT)] | None = Field(
@@ -73,8 +75,8 @@ class ImageRequest(BaseModel):
     )
     cfg_min_p: Annotated[Float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Excludes codes with a conditional probability below cfg_min_p times that of the most likely code; "
-        "0 keeps every code.",
+        description="Excludes codes with a conditional probability below cfg_min_p times that of the most likely "
+        "code, at every token and scale; 0 keeps every code.",
     )
     temperature: Annotated[Float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = Field(
         default=None, description="Sampling temperature; 0 always picks the most likely code."
@@ -102,7 +104,7 @@ class ImageRequest(BaseModel):
     branch_logprobs: Boolean = Field(
         default=False,
         description="Also return what the conditional and the unconditional branch alone give each code: without "
-        "guidance, temperature, top-k and top-p.",
+        "guidance, cfg_min_p, temperature, top-k and top-p.",
     )
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ MIXED = [
     {"temperature": 0.3, "cfg_scale": 2.0, "cfg_schedule": "linear"},
     {"temperature": 0.5, "cfg_scale": 6.0, "cfg_interval": 20},
     {"temperature": 1.0, "cfg_scale": 0.0},
+    {"temperature": 1.0, "cfg_scale": 4.0, "cfg_min_p": 0.1},
     {"temperature": 0.1, "cfg_scale": 7.5, "cfg_schedule": "cosine", "cfg_interval": 40},
     {"temperature": 1.0, "cfg_scale": 1.5, "top_k": 5, "top_p": 0.5},
     {"temperature": 0.2, "cfg_scale": 10.0},
@@ -29,7 +30,7 @@ MIXED = [
     {"temperature": 0, "cfg_scale": 4.0, "cfg_interval": 0},
 ]
 """Neighbours in a batch that differ in everything a request may ask for."""
-GUIDANCE = ("cfg_scale", "cfg_interval", "cfg_schedule", "start_index", "forced_tokens")
+GUIDANCE = ("cfg_scale", "cfg_interval", "cfg_schedule", "cfg_min_p", "start_index", "forced_tokens")
 
 
 def params(seed: int, **asked: Any) -> SamplingParams:

@@ -91,6 +91,7 @@ class RolloutGroupItem(BaseModel):
 class RolloutsResponse(BaseModel):
     id: str
     cfg_scales: list[float] = Field(description="Guidance scale of each image token, with interval and schedule.")
+    cfg_min_p: float
     temperature: float
     top_k: int
     top_p: float
@@ -117,6 +118,7 @@ async def rollouts(
     return RolloutsResponse(
         id=request_id,
         cfg_scales=groups[0].cfg_scales.tolist(),
+        cfg_min_p=sampling.cfg_min_p,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,

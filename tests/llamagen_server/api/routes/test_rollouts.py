@@ -50,7 +50,7 @@ async def test_groups_with_seeds_and_log_probabilities(client: httpx.AsyncClient
     assert [[item["seed"] for item in group["rollouts"]] for group in reply["groups"]] == [[10, 11, 12], [13, 14, 15]]
     tokens = pipeline_of(client).model.config.num_image_tokens
     assert reply["cfg_scales"] == [3.0] * 6 + [1.0] * (tokens - 6)
-    assert (reply["temperature"], reply["top_k"], reply["top_p"]) == (1.0, 2000, 1.0)
+    assert (reply["cfg_min_p"], reply["temperature"], reply["top_k"], reply["top_p"]) == (0.0, 1.0, 2000, 1.0)
     item = reply["groups"][1]["rollouts"][0]
     assert item["logprobs"] == [-1.0] * tokens
     assert item.keys() == {"seed", "codes", "logprobs"}
