@@ -3,7 +3,7 @@
     make serve                  # in another terminal; with ARGS='--demo class' for the class demo
     python -m demo.evaluate
 
-The server tells which demo it serves. Seeds count up from 0 over all images.
+The server names the demo that it serves. Seeds count up from 0 over all images.
 """
 
 from __future__ import annotations
@@ -27,6 +27,15 @@ logger = logging.getLogger(__name__)
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.5)
 CONCURRENCY = 32
 """Simultaneous requests."""
+SETTINGS: dict[str, type] = {
+    "cfg_interval": int,
+    "cfg_schedule": str,
+    "cfg_min_p": float,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+}
+"""Fields of ``POST /generate`` that are flags here."""
 
 Scores = dict[str, float]
 
@@ -59,7 +68,7 @@ def generate(url: str, conditions: Sequence[Mapping[str, Any]], per_condition: i
 def measure(url: str, judge: Judge, per_condition: int = 1, **settings: Any) -> Scores:
     """Generates images as `generate` does and judges them; several per condition also tell how much they vary."""
     images = generate(url, judge.conditions, per_condition, **settings)
-    return {**judge.scores(images), **(variety(images) if per_condition > 1 else {})}
+    return {**judge.scores(images), **(variety(images, judge.right(images)) if per_condition > 1 else {})}
 
 
 def table(results: Mapping[float, Scores]) -> str:
@@ -77,13 +86,12 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales")
     parser.add_argument("--captions", type=int, default=NUM_TEST_CAPTIONS, help="number of captions, for the text demo")
     parser.add_argument("--images", type=int, help="images per caption or class (default: 1 per caption, 5 per class)")
-    parser.add_argument("--temperature", type=float, help="default: the model's")
-    parser.add_argument("--top-k", type=int, help="default: the model's")
-    parser.add_argument("--cfg-min-p", type=float, help="default: the model's")
+    for name, kind in SETTINGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the model's")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings = {name: getattr(args, name) for name in ("temperature", "top_k", "cfg_min_p")}
+    settings = {name: getattr(args, name) for name in SETTINGS}
     settings = {name: value for name, value in settings.items() if value is not None}
     [model, *_] = httpx.get(f"{args.url}/v1/models", timeout=60).raise_for_status().json()["data"]
     condition = model["condition"]

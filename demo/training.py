@@ -1,4 +1,4 @@
-"""Common parts of both trainers: budget, learning rate, weight averaging and the resumable training loop."""
+"""Common parts of all trainers: budget, learning rate, weight averaging and the resumable training loop."""
 
 from __future__ import annotations
 
@@ -92,6 +92,9 @@ class Ema:
 class Trainer:
     """A model with the complete state of its training. Subclasses implement `loss`."""
 
+    warmup = 100
+    """Steps in which the learning rate rises."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -115,7 +118,7 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """Takes one optimiser step and returns the values to log."""
         progress = self.budget.progress(self.count)
-        rate = learning_rate(self.peak_lr, self.count, progress)
+        rate = learning_rate(self.peak_lr, self.count, progress, self.warmup)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -186,7 +189,7 @@ def _log_means(trainer: Trainer, recent: Sequence[dict[str, float]]) -> None:
 
 
 def training_parser(description: str | None, peak_lr: float) -> argparse.ArgumentParser:
-    """Parser of the flags that both trainers share."""
+    """Parser of the flags that all trainers share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory of the run")
     length = parser.add_mutually_exclusive_group(required=True)

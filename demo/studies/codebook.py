@@ -1,4 +1,4 @@
-"""Trains small image tokenizers with codebooks of many widths and sizes, and plots how the codebooks are used.
+"""Trains small image tokenizers with codebooks of many dimensions and sizes, and plots how the codebooks are used.
 
     make study                                  # trains what docs/studies/codebook.jsonl lacks, then plots
     python -m demo.studies.codebook --out DIR --steps 20 --dims 8 256 --sizes 256 --seeds 0    # a small one
@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,7 +53,10 @@ WINDOW = 64
 """Steps without use after which a code counts as dead: 65,536 codes, as many as the official code looks back."""
 RECORD_EVERY = 25
 """Steps from one count of the dead codes to the next."""
-TEST_IMAGES, TEST_SEED = 512, 20261128
+TEST_IMAGES, TEST_SEED = 2048, 20261128
+"""Images that are encoded: 131,072 codes, 8 for each vector of the largest codebook."""
+DECODED = 256
+"""How many of them are also decoded, for PSNR and SSIM."""
 SIDE = 32
 """Side of the images in pixels."""
 
@@ -90,6 +94,8 @@ class Run:
 class CodebookTrainer(Trainer):
     """Trains an image tokenizer with LlamaGen's objective, and counts its dead codes."""
 
+    warmup = 25
+
     def __init__(self, settings: Run, steps: int) -> None:
         torch.manual_seed(settings.seed)
         model = VQModel(settings.config)
@@ -99,10 +105,12 @@ class CodebookTrainer(Trainer):
         optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.95), fused=True)
         super().__init__(model, asdict(settings.config), [optimizer], Budget(steps=steps), settings.seed, PEAK_LR)
         self.data = settings.data
+        self.start = model.quantize.codebook().detach().clone()
+        """The codebook before the training."""
         self.recent: deque[Tensor] = deque(maxlen=WINDOW)
         """Codes of the last steps."""
         self.dead: list[tuple[int, int]] = []
-        """Number of dead codes after a number of steps."""
+        """Number of dead codes after a number of steps, from the first full window on."""
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         losses = vq_losses(self.model, images(self.data, self.rng, BATCH))
@@ -111,7 +119,7 @@ class CodebookTrainer(Trainer):
 
     def step(self) -> dict[str, float]:
         values = super().step()
-        if self.count % RECORD_EVERY == 0:
+        if self.count % RECORD_EVERY == 0 and len(self.recent) == WINDOW:
             used = len(torch.cat(list(self.recent)).unique())
             self.dead.append((self.count, self.model.config.codebook_size - used))
         return values
@@ -121,6 +129,12 @@ def images(data: str, rng: random.Random, count: int) -> Tensor:
     """New images, float32 [count, 3, SIDE, SIDE] in [-1, 1]."""
     large = from_uint8(torch.from_numpy(np.stack([DATA[data](rng) for _ in range(count)])))
     return F.avg_pool2d(large, large.shape[-1] // SIDE)
+
+
+@cache
+def measured_images(data: str, count: int) -> Tensor:
+    """The images that all trainings with this data are measured on, as `images` returns them."""
+    return images(data, random.Random(TEST_SEED), count)
 
 
 def train(settings: Run, steps: int, test_images: int) -> dict[str, Any]:
@@ -134,44 +148,67 @@ def train(settings: Run, steps: int, test_images: int) -> dict[str, Any]:
     return {
         **asdict(settings),
         "steps": steps,
+        "test_images": test_images,
         "dead": trainer.dead,
-        **measure(trainer.model.eval(), images(settings.data, random.Random(TEST_SEED), test_images)),
+        **measure(trainer.model.eval(), trainer.start, measured_images(settings.data, test_images)),
         "seconds": round(seconds),
     }
 
 
 @torch.inference_mode()
-def measure(model: VQModel, test: Tensor) -> dict[str, Any]:
-    """Usage and perplexity of the codebook, PSNR, SSIM and the spectrum of the used vectors."""
-    usage = CodebookUsage(model.config.codebook_size)
-    peaks, similarities = [], []
+def measure(model: VQModel, start: Tensor, test: Tensor) -> dict[str, Any]:
+    """Measures a trained image tokenizer on images, and how many dimensions its used vectors span.
+
+    Args:
+        start: the codebook before the training, [codebook_size, D].
+    """
+    usage, features = CodebookUsage(model.config.codebook_size), []
     for part in test.split(64):
-        codes = model.encode(part)
-        usage.add(codes.numpy())
-        pair = [(x.clamp(-1, 1) + 1) * 127.5 for x in (part, model.decode(codes))]
-        peaks.append(psnr(*pair))
-        similarities.append(ssim(*pair))
-    shares = spectrum(model.quantize.codebook()[torch.from_numpy(usage.counts > 0)])
+        grid = model.quant_conv(model.encoder(part))
+        usage.add(model.quantize.encode(grid).numpy())
+        vectors = grid.permute(0, 2, 3, 1).flatten(0, 2)
+        features.append(F.normalize(vectors, dim=-1) if model.quantize.l2_norm else vectors)
+    quality = [decoded_quality(model, part) for part in test[:DECODED].split(64)]
+    counts = torch.from_numpy(usage.counts)
+    used = counts > 0
+    vectors, started = model.quantize.codebook()[used], start[used]
+    shares = spectrum(vectors, counts[used])
     return {
         "used": usage.used,
         "perplexity": round(usage.perplexity, 1),
-        "psnr": round(torch.cat(peaks).mean().item(), 2),
-        "ssim": round(torch.cat(similarities).mean().item(), 4),
-        "effective_rank": round(effective_rank(shares), 2),
+        "psnr": round(torch.cat([psnr for psnr, _ in quality]).mean().item(), 2),
+        "ssim": round(torch.cat([ssim for _, ssim in quality]).mean().item(), 4),
+        "rank": round(effective_rank(shares), 2),
+        "rank_unweighted": round(effective_rank(spectrum(vectors)), 2),
+        "rank_start": round(effective_rank(spectrum(started)), 2),
+        "rank_features": round(effective_rank(spectrum(torch.cat(features))), 2),
+        "turned": round(F.cosine_similarity(vectors, started).clamp(-1, 1).acos().rad2deg().median().item(), 1),
         "spectrum": [round(share, 5) for share in shares.tolist()[:32]],
     }
 
 
-def spectrum(vectors: Tensor) -> Tensor:
-    """Principal components of vectors [N, D]: their shares of the variance, float64 [min(N, D)], largest first."""
-    variances = torch.linalg.svdvals((vectors - vectors.mean(0)).double()).square()
+def decoded_quality(model: VQModel, part: Tensor) -> tuple[Tensor, Tensor]:
+    """PSNR and SSIM of images after encoding and decoding, [B] each."""
+    pair = [(x.clamp(-1, 1) + 1) * 127.5 for x in (part, model.decode(model.encode(part)))]
+    return psnr(*pair), ssim(*pair)
+
+
+def spectrum(vectors: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Principal components of vectors [N, D]: their shares of the variance, float64 [D], largest first.
+
+    Args:
+        counts: how often each vector occurs, [N]; by default once.
+    """
+    weights = torch.ones(len(vectors)) if counts is None else counts
+    covariance = torch.cov(vectors.double().T, correction=0, fweights=weights.long())
+    variances = torch.linalg.eigvalsh(covariance.view(vectors.shape[1], -1)).flip(0).clamp(min=0)
     return variances / variances.sum().clamp(min=1e-30)
 
 
 def effective_rank(shares: Tensor) -> float:
-    """exp(entropy) of shares of the variance (Roy and Vetterli 2007): the dimensions that matter."""
+    """exp(entropy) of shares of the variance, the dimensions that matter (Roy and Vetterli 2007); 0 without variance."""
     positive = shares[shares > 0]
-    return float(torch.exp(-(positive * positive.log()).sum()))
+    return float(torch.exp(-(positive * positive.log()).sum())) if len(positive) else 0.0
 
 
 def all_runs(args: argparse.Namespace) -> Iterator[Run]:
@@ -189,7 +226,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 def identity(result: dict[str, Any]) -> tuple[Any, ...]:
     """What distinguishes a run from all others."""
-    return tuple(result[name] for name in ("data", "l2_norm", "seed", "dim", "size", "steps"))
+    return tuple(result[name] for name in ("data", "l2_norm", "seed", "dim", "size", "steps", "test_images"))
 
 
 def main() -> None:
@@ -206,9 +243,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "codebook.jsonl"
+    same = {"steps": args.steps, "test_images": args.test_images}
     done = {identity(result) for result in read_results(path)}
     runs = list(all_runs(args))
-    missing = [run for run in runs if identity({**asdict(run), "steps": args.steps}) not in done]
+    missing = [run for run in runs if identity({**asdict(run), **same}) not in done]
     logger.info("%d of %d runs are missing", len(missing), len(runs))
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool, path.open("a") as file:
         for future in as_completed([pool.submit(train, run, args.steps, args.test_images) for run in missing]):
@@ -217,8 +255,9 @@ def main() -> None:
             file.flush()
             shown = {name: value for name, value in result.items() if name not in ("dead", "spectrum")}
             logger.info("%s", shown)
-    plot_all(read_results(path), args.out)
-    print(table(read_results(path)))
+    results = [result for result in read_results(path) if same.items() <= result.items()]
+    plot_all(results, args.out)
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -100,9 +100,18 @@ def _plot_largest(
 
 def table(results: Sequence[Result]) -> str:
     """Returns a Markdown table with a row for each codebook: means of the seeds, with half the range after ±."""
-    head = ["data", "l2 norm", "vectors", "dimensions", "used", "perplexity", "PSNR", "SSIM", "effective rank"]
+    names = {
+        "used": "used",
+        "perplexity": "perplexity",
+        "psnr": "PSNR",
+        "ssim": "SSIM",
+        "rank": "effective rank",
+        "rank_start": "at the start",
+        "rank_features": "of features",
+        "turned": "turned by",
+    }
+    head = ["data", "l2 norm", "vectors", "dimensions", *names.values()]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    names = ("used", "perplexity", "psnr", "ssim", "effective_rank")
     for kind in _kinds(results):
         for size, of_size in _by(_of(results, kind), "size").items():
             for dim, cell in _by(of_size, "dim").items():

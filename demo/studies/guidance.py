@@ -1,10 +1,12 @@
 """Samples a demo with many settings of guidance, and plots how right its images are against how much they vary.
 
-    python -m demo.studies.guidance                     # the text demo
-    python -m demo.studies.guidance --quick --out DIR   # a small one
+    python -m demo.studies.guidance                                                    # the text demo
+    python -m demo.studies.guidance --model server/llamagen_server/demo_models/class   # the class demo
+    python -m demo.studies.guidance --quick --out DIR                                  # a small one
 
 Each setting has the same conditions and seeds, and varies cfg_scale with one or two other parameters. Finished
-settings are kept in ``guidance-MODEL.jsonl``; without it, all are measured anew.
+settings of the same weights are kept in ``guidance-text.jsonl`` or ``guidance-class.jsonl``. Captions are held out, and
+others than those of `demo.evaluate`, because the defaults are chosen by this study.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from demo.shapes.captions import held_out_captions
 from demo.studies.codebook import read_results
 from demo.training import LOG_FORMAT
 from llamagen_server import ImageEngine, ImageRequest
+from llamagen_server.evaluation.settings import file_sha256
 from llamagen_server.image_files.figure import figure_class
 from llamagen_server.pipeline.build import open_model
 
@@ -31,7 +35,14 @@ logger = logging.getLogger(__name__)
 
 OUT = Path("docs/studies")
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.5)
-BASE: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "cfg_min_p": 0.0}
+BASE: dict[str, Any] = {
+    "cfg_interval": -1,
+    "cfg_schedule": "constant",
+    "cfg_min_p": 0.0,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+}
 """Plain guidance, which every family changes."""
 FAMILIES: dict[str, list[dict[str, Any]]] = {
     "plain": [{}],
@@ -43,6 +54,7 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "cfg_min_p 0.05 and cfg_schedule": [{"cfg_min_p": 0.05, "cfg_schedule": value} for value in ("linear", "cosine")],
 }
 CAPTIONS, PER_CAPTION, PER_CLASS = 75, 4, 5
+CAPTION_SEED = 20261129
 
 
 def settings(quick: bool) -> Iterator[dict[str, Any]]:
@@ -56,13 +68,14 @@ def settings(quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def parameters(setting: dict[str, Any]) -> dict[str, Any]:
-    """The sampling parameters of a setting or of its result, None where it leaves them to the model."""
-    return {name: setting.get(name) for name in ("cfg_scale", *BASE, "cfg_interval", "cfg_schedule")}
+    """The sampling parameters of a setting or of its result."""
+    return {name: setting[name] for name in ("cfg_scale", *BASE)}
 
 
 def curve_of(results: Sequence[dict[str, Any]], family: str, change: dict[str, Any]) -> list[dict[str, Any]]:
     """The results of one change of a family, by scale."""
-    return [r for r in results if r["family"] == family and all(r[name] == value for name, value in change.items())]
+    curve = [r for r in results if r["family"] == family and all(r[name] == value for name, value in change.items())]
+    return sorted(curve, key=itemgetter("cfg_scale"))
 
 
 def sample(engine: ImageEngine, judge: Judge, per_condition: int, setting: dict[str, Any]) -> np.ndarray:
@@ -72,6 +85,14 @@ def sample(engine: ImageEngine, judge: Judge, per_condition: int, setting: dict[
     requests = [ImageRequest(**condition, seed=i, **fields) for i, condition in enumerate(conditions)]
     images = np.stack([result.images[0].pixels for result in engine.generate_batch(requests)])
     return images.reshape(len(judge.conditions), per_condition, *images.shape[1:])
+
+
+def measure(judge: Judge, images: np.ndarray) -> dict[str, float]:
+    """Scores and variety of images [conditions, n, S, S, 3]; "error" is the standard error of the share "all"."""
+    right = judge.right(images)
+    error = right.mean(axis=1).std(ddof=1) / len(right) ** 0.5  # images of one condition are not independent
+    values = {**judge.scores(images), "error": float(error), **variety(images, right)}
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
@@ -132,22 +153,21 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     args.out.mkdir(parents=True, exist_ok=True)
-    with ImageEngine(args.model, max_num_seqs=64) as engine:
-        is_text = open_model(args.model).config.condition == "text"
-        judge = CaptionJudge(held_out_captions(4 if args.quick else CAPTIONS)) if is_text else ClassJudge()
-        per_condition = 2 if args.quick else PER_CAPTION if is_text else PER_CLASS
-        path = args.out / f"guidance-{'text' if is_text else 'class'}.jsonl"
-        done = [parameters(result) for result in read_results(path)]
-        for setting in settings(args.quick):
-            if parameters(setting) in done:
-                continue
-            images = sample(engine, judge, per_condition, setting)
-            result = {**setting, **judge.scores(images), **variety(images)}
-            result = {name: round(value, 4) if isinstance(value, float) else value for name, value in result.items()}
-            with path.open("a") as file:
-                file.write(json.dumps(result) + "\n")
-            logger.info("%s", result)
-    results = read_results(path)
+    model = open_model(args.model)
+    is_text = model.config.condition == "text"
+    judge = CaptionJudge(held_out_captions(4 if args.quick else CAPTIONS, CAPTION_SEED)) if is_text else ClassJudge()
+    per_condition = 2 if args.quick else PER_CAPTION if is_text else PER_CLASS
+    same = {"weights": file_sha256(model.path / "model.safetensors"), "images": len(judge.conditions) * per_condition}
+    path = args.out / f"guidance-{'text' if is_text else 'class'}.jsonl"
+    results = [result for result in read_results(path) if same.items() <= result.items()]
+    done = [parameters(result) for result in results]
+    if missing := [setting for setting in settings(args.quick) if parameters(setting) not in done]:
+        with ImageEngine(args.model, max_num_seqs=64) as engine, path.open("a") as file:
+            for setting in missing:
+                results.append({**setting, **measure(judge, sample(engine, judge, per_condition, setting)), **same})
+                file.write(json.dumps(results[-1]) + "\n")
+                file.flush()
+                logger.info("%s", results[-1])
     plot(results, path.with_suffix(".png"))
     print(table(results))
 

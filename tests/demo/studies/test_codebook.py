@@ -47,13 +47,13 @@ def test_a_run_is_repeatable() -> None:
 
 def test_dead_codes_are_counted_over_the_last_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codebook, "RECORD_EVERY", 2)
-    trainer = codebook.CodebookTrainer(Run("shapes", True, 0, 4, 64), 4)
-    seen: set[int] = set()
-    for _ in range(4):
+    monkeypatch.setattr(codebook, "WINDOW", 3)
+    trainer = codebook.CodebookTrainer(Run("shapes", True, 0, 4, 64), 6)
+    seen: list[set[int]] = []
+    for _ in range(6):
         trainer.step()
-        seen |= set(trainer.recent[-1].tolist())
-    assert [step for step, _ in trainer.dead] == [2, 4]
-    assert trainer.dead[-1] == (4, 64 - len(seen))
+        seen.append(set(trainer.recent[-1].tolist()))
+    assert trainer.dead == [(4, 64 - len(set().union(*seen[1:4]))), (6, 64 - len(set().union(*seen[3:6])))]
 
 
 def test_the_effective_rank_is_the_number_of_equal_dimensions() -> None:
@@ -63,3 +63,9 @@ def test_the_effective_rank_is_the_number_of_equal_dimensions() -> None:
     assert shares.sum() == pytest.approx(1)
     assert effective_rank(shares) == pytest.approx(8, abs=0.05)
     assert effective_rank(spectrum(torch.randn(4000, 1) @ torch.randn(1, 64))) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(spectrum(torch.ones(1, 64))) == 0
+
+
+def test_a_vector_counts_as_often_as_it_is_used() -> None:
+    vectors, counts = torch.randn(5, 3), torch.tensor([1, 4, 0, 2, 1])
+    torch.testing.assert_close(spectrum(vectors, counts), spectrum(vectors.repeat_interleave(counts, dim=0)))

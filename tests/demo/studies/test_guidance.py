@@ -14,6 +14,8 @@ from demo.shapes.scenes import render, sample_scene
 from demo.studies import guidance
 from llamagen_server import ImageRequest
 
+FOREIGN = {"weights": "of another model", "images": 3}
+
 
 class RenderingEngine:
     """Renders a scene for each request, by its seed and scale."""
@@ -49,13 +51,21 @@ def test_a_small_study_is_resumed_and_plotted(
     assert plain["family"] == "plain"
     assert 0 <= plain["all"] < 0.5
     assert plain["different"] == 1
+    assert 0 <= plain["error"] < 0.3
     results.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
     RenderingEngine.requests.clear()
     guidance.main()
     assert len(RenderingEngine.requests) == 4 * 2, "finished settings are not repeated"
     assert [json.loads(line) for line in results.read_text().splitlines()] == lines
+    foreign = [json.dumps({**line, name: value, "all": 9}) for line in lines for name, value in FOREIGN.items()]
+    results.write_text("\n".join([*foreign, *map(json.dumps, lines)]) + "\n")
+    RenderingEngine.requests.clear()
+    guidance.main()
+    assert not RenderingEngine.requests
     assert results.with_suffix(".png").stat().st_size > 10_000
-    assert "| plain guidance |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| plain guidance |" in printed
+    assert "9.000" not in printed, "results of other weights or of fewer images"
 
 
 def test_every_setting_is_measured_once() -> None:
