@@ -1,1 +1,1 @@
-"""Recipe of the embedded demo model: renders scenes, trains both models on them and checks generated images."""
+"""Recipes of the embedded demo models: scenes, training, judges of generated images, studies."""

@@ -69,7 +69,7 @@ def vq_losses(model: VQModel, images: Tensor, weights: Tensor | None = None) -> 
 
 @torch.no_grad()
 def start_official(model: VQModel) -> None:
-    """Draws the codebook as the official code does: uniform in a cube of side 2 / codebook_size, then normalised."""
+    """Samples the codebook as the official code does: uniform in a cube of side 2 / codebook_size, then normalised."""
     table, size = model.quantize.embedding.weight, model.config.codebook_size
     nn.init.uniform_(table, -1.0 / size, 1.0 / size)
     if model.quantize.l2_norm:

@@ -1,4 +1,4 @@
-"""Tells the class of an image: a small network, trained apart from the models that it judges.
+"""Classifies images of the class demo: a small network, trained apart from the models that it judges.
 
 python -m demo.emoji.classifier --steps 1500          # writes demo/emoji/classifier.safetensors
 """
@@ -111,7 +111,7 @@ def main() -> None:
     scenes = [sample_scene(rng) for _ in range(2048)]
     found = classify(load_classifier(), np.stack([render(scene) for scene in scenes]))
     right = float((found == np.array([scene.class_id for scene in scenes])).mean())
-    logger.info("%s: right for %.4f of %d other images", WEIGHTS, right, len(scenes))
+    logger.info("%s: right for %.4f of %d sampled images", WEIGHTS, right, len(scenes))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -22,12 +23,14 @@ BATCH = 32
 
 @torch.no_grad()
 def encode_scenes(model: VQModel, cache: Path, count: int = COUNT, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Encodes sampled scenes, or reads them from the file ``cache``, which belongs to the same image tokenizer.
+    """Encodes sampled scenes, or reads them from the file ``cache`` if it is of the same image tokenizer.
 
     Returns:
         Class ids, int64 [count], and codes, int64 [count, tokens].
     """
-    if (stored := load_checkpoint(cache)) and (stored["count"], stored["seed"]) == (count, seed):
+    codebook = hashlib.sha256(model.quantize.embedding.weight.numpy().tobytes()).hexdigest()
+    made = {"count": count, "seed": seed, "codebook": codebook}
+    if (stored := load_checkpoint(cache)) and made.items() <= stored.items():
         return stored["class_ids"].long(), stored["codes"].long()
     rng = random.Random(seed)
     scenes = [sample_scene(rng) for _ in range(count)]
@@ -37,7 +40,7 @@ def encode_scenes(model: VQModel, cache: Path, count: int = COUNT, seed: int = 0
         codes.append(model.encode(from_uint8(torch.from_numpy(pixels))).flatten(1))
     class_ids = torch.tensor([scene.class_id for scene in scenes])
     stored = {"class_ids": class_ids.to(torch.int16), "codes": torch.cat(codes).to(torch.int16)}
-    save_checkpoint(cache, {**stored, "count": count, "seed": seed})
+    save_checkpoint(cache, {**stored, **made})
     return class_ids, torch.cat(codes)
 
 

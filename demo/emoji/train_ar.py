@@ -25,7 +25,7 @@ BATCH = 48
 
 
 def build(config: GPTConfig, features: Tensor, seed: int) -> GPT:
-    """Builds the model with random weights. ``features`` [vocab_size, F] tell what the codes look like."""
+    """Builds the model with random weights. ``features`` [vocab_size, F] are what the codes look like."""
     torch.manual_seed(seed)
     gpt = GPT(config)
     add_features(gpt, features)

@@ -206,7 +206,7 @@ def spectrum(vectors: Tensor, counts: Tensor | None = None) -> Tensor:
 
 
 def effective_rank(shares: Tensor) -> float:
-    """exp(entropy) of shares of the variance, the dimensions that matter (Roy and Vetterli 2007); 0 without variance."""
+    """exp(entropy) of shares of the variance, the dimensions that matter (Roy and Vetterli 2007); 0 if all are 0."""
     positive = shares[shares > 0]
     return float(torch.exp(-(positive * positive.log()).sum())) if len(positive) else 0.0
 

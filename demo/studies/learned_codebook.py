@@ -3,7 +3,7 @@
     python -m demo.studies.learned_codebook --out demo/runs/learned
 
 Trains an image tokenizer as the class demo's is, on images of 32 px of the text demo's scenes. Then it trains a small
-language model on either kind of codes, for as many steps and with the same scenes, and judges what each draws for
+language model on either kind of codes, for as many steps and with the same scenes, and judges the images of
 held-out captions. A finished part is not repeated.
 """
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 CONFIG = GPTConfig(dim=192, n_layer=4)
 """Smaller than the demo's, so that the comparison takes an hour."""
 SCALES = (1.0, 2.0, 4.0, 7.5)
-FLOOR = 0.1
+CFG_MIN_P = 0.1
 """``cfg_min_p`` of all images; the temperature is 1."""
 
 Encode = Callable[[Sequence[np.ndarray]], Tensor]
@@ -77,7 +77,7 @@ def patches() -> tuple[Encode, Decode, Tensor]:
 
 @torch.no_grad()
 def sample(models: TextToImage, captions: Sequence[str], scale: float, seed: int = 0) -> Tensor:
-    """Samples one image of each caption at temperature 1 and `FLOOR`, as codes, int64 [B, block_size]."""
+    """Samples one image of each caption at temperature 1 and `CFG_MIN_P`, as codes, int64 [B, block_size]."""
     generator = torch.Generator().manual_seed(seed)
     text, valid = models.encoder(captions)
     drop = torch.arange(2 * len(text)) >= len(text)
@@ -85,9 +85,9 @@ def sample(models: TextToImage, captions: Sequence[str], scale: float, seed: int
     for _ in range(models.gpt.config.block_size):
         both = models.gpt(text.repeat(2, 1, 1), valid.repeat(2, 1), codes.repeat(2, 1), drop)[:, -1]
         conditional, unconditional = both.log_softmax(-1).chunk(2)
-        floor = conditional.amax(-1, keepdim=True) + np.log(FLOOR)
+        least = conditional.amax(-1, keepdim=True) + np.log(CFG_MIN_P)
         mixed = unconditional + scale * (conditional - unconditional)
-        chances = mixed.masked_fill(conditional < floor, -torch.inf).softmax(-1)
+        chances = mixed.masked_fill(conditional < least, -torch.inf).softmax(-1)
         codes = torch.cat([codes, torch.multinomial(chances, 1, generator=generator)], dim=1)
     return codes
 

@@ -48,7 +48,7 @@ const SAMPLING_NAMES = /** @type {const} */ ({
   cfg_interval: "interval",
   cfg_schedule: "schedule",
   temperature: "temperature",
-  cfg_min_p: "floor",
+  cfg_min_p: "min-p",
   top_k: "top-k",
   top_p: "top-p",
 });

@@ -113,16 +113,21 @@ def test_an_image_tokenizer_for_larger_images_stays_local(tmp_path: Path) -> Non
     assert (convolution.sum(dim=(2, 3)) == convolution[:, :, 1, 1]).all()
 
 
-def test_the_codes_of_images_are_computed_once(tmp_path: Path) -> None:
-    model = VQModel(replace(train_vq.CONFIG, encoder_ch_mult=(1,) * 4, decoder_ch_mult=(2, 1, 1, 1))).eval()
+def test_the_codes_of_images_are_computed_once_for_an_image_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(train_vq.CONFIG, encoder_ch_mult=(1,) * 4, decoder_ch_mult=(2, 1, 1, 1))
+    model, other = VQModel(config).eval(), VQModel(config).eval()
     class_ids, codes = emoji_codes.encode_scenes(model, tmp_path / "codes.pt", count=40)
     rng = random.Random(0)
     assert class_ids.tolist() == [sample_scene(rng).class_id for _ in range(40)]
     assert codes.shape == (40, 64)
     assert not codes.is_inference()  # training uses them
-    again = emoji_codes.encode_scenes(None, tmp_path / "codes.pt", count=40)  # type: ignore[arg-type]
+    monkeypatch.setattr(model, "encode", None)
+    again = emoji_codes.encode_scenes(model, tmp_path / "codes.pt", count=40)
     assert torch.equal(again[0], class_ids)
     assert torch.equal(again[1], codes)
+    assert not torch.equal(emoji_codes.encode_scenes(other, tmp_path / "codes.pt", count=40)[1], codes)
 
 
 def test_code_features_tell_codes_apart() -> None:
