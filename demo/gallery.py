@@ -65,9 +65,11 @@ def write_examples(url: str, kind: str) -> None:
         columns, tries = 4, 1
         conditions = [{"prompt": prompt} for prompt in PROMPTS]
     images = generate(url, conditions, tries)
-    classifier = load_classifier()
-    best = [certainty(classifier, group, i).argmax() if tries > 1 else 0 for i, group in enumerate(images)]
-    recipes = [{**condition, "seed": i * tries + int(best[i])} for i, condition in enumerate(conditions)]
+    best = [0] * len(images)
+    if kind == "class":
+        classifier = load_classifier()
+        best = [int(certainty(classifier, group, i).argmax()) for i, group in enumerate(images)]
+    recipes = [{**condition, "seed": i * tries + best[i]} for i, condition in enumerate(conditions)]
     sheet = arrange(np.stack([group[choice] for group, choice in zip(images, best, strict=True)]), columns)
     sheet.save(PLAYGROUND / f"examples_{kind}.webp", quality=QUALITY)
     lines = ",\n".join(f"    {{ {json.dumps(recipe)[1:-1]} }}" for recipe in recipes)

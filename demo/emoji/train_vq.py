@@ -9,8 +9,9 @@ An image has 8 x 8 image tokens from the start, but the first run sees it at 32 
 
 Codes must be local. An encoder that sees the whole image spends codes on what is elsewhere in it, and the language
 model pays for them. So the encoder's attention is zero here, and so are the outer taps of the 3 x 3 convolutions at its
-two lowest resolutions: the weights have the official names and shapes, and mean the same to every program. What is left
-is GroupNorm, whose statistics span the image, so a further loss draws the features of all plain patches of a background
+two lowest resolutions: the weights have the official names and shapes, and mean the same to every program. (The trained
+weights are set to zero after each step; in their average, which is exported, up to 1e-5 remains.) What is left is
+GroupNorm, whose statistics span the image, so a further loss draws the features of all plain patches of a background
 together (`plain_spread`).
 """
 
