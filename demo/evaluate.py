@@ -68,7 +68,8 @@ def generate(url: str, conditions: Sequence[Mapping[str, Any]], per_condition: i
 def measure(url: str, judge: Judge, per_condition: int = 1, **settings: Any) -> Scores:
     """Generates images as `generate` does and judges them; several per condition also tell how much they vary."""
     images = generate(url, judge.conditions, per_condition, **settings)
-    return {**judge.scores(images), **(variety(images, judge.right(images)) if per_condition > 1 else {})}
+    right, scores = judge.judge(images)
+    return {**scores, **(variety(images, right) if per_condition > 1 else {})}
 
 
 def table(results: Mapping[float, Scores]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from demo.emoji.classes import CLASSES
 from demo.emoji.classifier import classify, load_classifier
-from demo.shapes.captions import Attribute, Caption, held_out_captions
+from demo.shapes.captions import Caption, held_out_captions
 from demo.shapes.checker import check
 
 KINDS = ("count", "shape", "colour", "size", "position", "relation", "background")
@@ -28,16 +28,20 @@ class Judge(ABC):
     """Fields of a request, one for each condition."""
 
     @abstractmethod
-    def right(self, images: np.ndarray) -> np.ndarray:
-        """Whether each image shows its condition, bool [conditions, n].
+    def judge(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """Judges images.
 
         Args:
             images: uint8 [conditions, n, S, S, 3], n images for each condition.
+
+        Returns:
+            Whether each image shows its condition, bool [conditions, n], and shares of what is right; the first, "all",
+            is that of the images that show it.
         """
 
-    @abstractmethod
     def scores(self, images: np.ndarray) -> dict[str, float]:
-        """Shares of what is right in such images; the first, "all", is the share of images that are right."""
+        """The shares of `judge`."""
+        return self.judge(images)[1]
 
 
 class CaptionJudge(Judge):
@@ -47,27 +51,19 @@ class CaptionJudge(Judge):
         self.captions = held_out_captions() if captions is None else captions
         self.conditions = [{"prompt": caption.text} for caption in self.captions]
 
-    def right(self, images: np.ndarray) -> np.ndarray:
-        """Whether each image shows all attributes of its caption, bool [captions, n]."""
-        return np.array([[not failures for failures in group] for group in self._failures(images)])
-
-    def scores(self, images: np.ndarray) -> dict[str, float]:
-        """Share of images that show all attributes ("all"), and of stated attributes that are shown, by kind."""
+    def judge(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """An image is right if it shows all attributes. The shares are also those of stated attributes, by kind."""
         stated: Counter[str] = Counter()
         failed: Counter[str] = Counter()
-        right = []
-        for group, caption in zip(self._failures(images), self.captions, strict=True):
-            for failures in group:
-                right.append(not failures)
+        right = np.zeros(images.shape[:2], bool)
+        for i, (group, caption) in enumerate(zip(images, self.captions, strict=True)):
+            for j, image in enumerate(group):
+                failures = check(image, caption.attributes)
+                right[i, j] = not failures
                 stated.update(attribute.kind for attribute in caption.attributes)
                 failed.update(attribute.kind for attribute in failures)
         by_kind = {kind: 1 - failed[kind] / max(stated[kind], 1) for kind in KINDS}
-        return {"all": float(np.mean(right)), **by_kind}
-
-    def _failures(self, images: np.ndarray) -> list[list[list[Attribute]]]:
-        """Attributes that each image does not show."""
-        pairs = zip(images, self.captions, strict=True)
-        return [[check(image, caption.attributes) for image in group] for group, caption in pairs]
+        return right, {"all": float(right.mean()), **by_kind}
 
 
 class ClassJudge(Judge):
@@ -77,16 +73,12 @@ class ClassJudge(Judge):
         self.classifier = load_classifier()
         self.conditions = [{"class_id": class_id} for class_id in range(len(CLASSES))]
 
-    def right(self, images: np.ndarray) -> np.ndarray:
-        """Whether each image shows its class, bool [classes, n]."""
+    def judge(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """An image is right if it is of its class. "worst class" is the share of the class with the smallest one."""
         found = classify(self.classifier, images.reshape(-1, *images.shape[2:])).reshape(images.shape[:2])
         right: np.ndarray = found == np.arange(len(found))[:, None]
-        return right
-
-    def scores(self, images: np.ndarray) -> dict[str, float]:
-        """Share of images of the right class ("all"), and that of the class with the smallest share ("worst class")."""
-        shares = self.right(images).mean(axis=1)
-        return {"all": float(shares.mean()), "worst class": float(shares.min())}
+        shares = right.mean(axis=1)
+        return right, {"all": float(shares.mean()), "worst class": float(shares.min())}
 
 
 def variety(images: np.ndarray, right: np.ndarray) -> dict[str, float]:

@@ -89,9 +89,9 @@ def sample(engine: ImageEngine, judge: Judge, per_condition: int, setting: dict[
 
 def measure(judge: Judge, images: np.ndarray) -> dict[str, float]:
     """Scores and variety of images [conditions, n, S, S, 3]; "error" is the standard error of the share "all"."""
-    right = judge.right(images)
+    right, scores = judge.judge(images)
     error = right.mean(axis=1).std(ddof=1) / len(right) ** 0.5  # images of one condition are not independent
-    values = {**judge.scores(images), "error": float(error), **variety(images, right)}
+    values = {**scores, "error": float(error), **variety(images, right)}
     return {name: round(value, 4) for name, value in values.items()}
 
 

@@ -19,9 +19,9 @@ def test_rendered_scenes_show_their_captions_and_exchanged_ones_do_not() -> None
     images = np.stack([render(scene) for scene in scenes])
     assert judge.scores(images[:, None])["all"] == 1
     both = np.stack([images, np.roll(images, 1, axis=0)], axis=1)
-    exchanged = judge.scores(both)
-    assert judge.right(both)[:, 0].all()
-    assert judge.right(both).mean() == exchanged["all"]
+    right, exchanged = judge.judge(both)
+    assert right[:, 0].all()
+    assert right.mean() == exchanged["all"]
     assert 0.5 <= exchanged["all"] <= 0.6
     assert exchanged["colour"] < 0.9
 
