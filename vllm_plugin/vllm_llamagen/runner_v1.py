@@ -92,11 +92,11 @@ class GuidanceV1(LogitsProcessorV1):
         scales = [request.current(request.scales) for request in rows]
         if scales != self.scales:
             self.scales, self.scale = scales, torch.tensor(scales, device=self.device)
-        mixed = self.exclude_implausible(mix_branches(logits, self.scale), logits, rows)
+        mixed = self.apply_min_p(mix_branches(logits, self.scale), logits, rows)
         note_rows(rows, mixed=logits.shape[1] == 2 * self.codebook_size)
         return pad_vocab(mixed, self.vocab_size)
 
-    def exclude_implausible(self, mixed: Tensor, logits: Tensor, rows: list[_Request]) -> Tensor:
+    def apply_min_p(self, mixed: Tensor, logits: Tensor, rows: list[_Request]) -> Tensor:
         min_p = [request.min_p for request in rows]
         if not any(min_p):
             return mixed
@@ -147,7 +147,7 @@ class UnguidedV1(GuidanceV1):
 
     def mix(self, logits: Tensor, rows: list[_Request]) -> Tensor:
         note_rows(rows, mixed=False)
-        return pad_vocab(self.exclude_implausible(logits.float(), logits, rows), self.vocab_size)
+        return pad_vocab(self.apply_min_p(logits.float(), logits, rows), self.vocab_size)
 
 
 class BranchSampler(SamplerV1):
