@@ -34,7 +34,7 @@ from llamagen_server.pipeline.build import open_model
 logger = logging.getLogger(__name__)
 
 OUT = Path("docs/studies")
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 7.5)
+SCALES = (1.0, 1.5, 2.0, 4.0, 7.5)
 BASE: dict[str, Any] = {
     "cfg_interval": -1,
     "cfg_schedule": "constant",
@@ -51,9 +51,9 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "top_k": [{"top_k": value} for value in (10, 100)],
     "cfg_interval": [{"cfg_interval": value} for value in (16, 32)],
     "cfg_schedule": [{"cfg_schedule": value} for value in ("linear", "cosine")],
-    "cfg_min_p 0.05 and cfg_schedule": [{"cfg_min_p": 0.05, "cfg_schedule": value} for value in ("linear", "cosine")],
+    "cfg_min_p 0.04 and cfg_schedule": [{"cfg_min_p": 0.04, "cfg_schedule": value} for value in ("linear", "cosine")],
 }
-CAPTIONS, PER_CAPTION, PER_CLASS = 75, 4, 5
+CAPTIONS, PER_CAPTION, PER_CLASS = 50, 4, 4
 CAPTION_SEED = 20261129
 
 
