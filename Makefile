@@ -18,12 +18,13 @@ serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
 image: ## build the container image llamagen-serve:DEVICE (default: cpu) with docker, or CONTAINER=podman
 	$(CONTAINER) build --target $(or $(DEVICE),cpu) -t llamagen-serve:$(or $(DEVICE),cpu) $(ARGS) .
 
-# Tests that start vLLM share an engine, the others share the cores.
+# Tests that start vLLM share an engine, the others share the cores: one thread each, as OpenBLAS is ten times slower
+# where several processes have a thread for each core.
 test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM, ARGS='-m long' runs the long ones)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -m "not engine" -n logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not engine" -n logical --maxprocesses 8 --dist loadfile
 	$(BIN)/python -m pytest -m "engine and not long" -n logical --maxprocesses 2 --dist loadfile
 endif
 

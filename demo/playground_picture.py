@@ -1,7 +1,7 @@
 """Photographs the playground after a click on "Guidance": the same seed at several scales.
 
     make serve                  # in another terminal
-    python -m demo.playground_picture "a small yellow diamond above a large blue square" --seed 1
+    python -m demo.playground_picture "a large pink triangle above a small yellow circle on navy" --seed 3
 
 It needs playwright (`make dev`) and Chromium, and writes ``docs/playground.png``.
 """

@@ -1,7 +1,7 @@
 """Trains the language model together with its text encoder on rendered scenes and their captions.
 
-    python -m demo.shapes.train_ar --out demo/runs/ar --minutes 240
-    python -m demo.shapes.train_ar --from demo/runs/ar/checkpoint.pt --out demo/runs/ar2 --minutes 40 --lr 1e-3
+    python -m demo.shapes.train_ar --out demo/runs/ar --steps 6000
+    python -m demo.shapes.train_ar --from demo/runs/ar/checkpoint.pt --out demo/runs/ar2 --steps 1000 --lr 1e-3
 
 Every step uses new scenes, captions and codes. The codes follow from the scene's patches (`demo.shapes.patches`), so
 training does not need a trained image tokenizer.

@@ -53,7 +53,7 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "cfg_schedule": [{"cfg_schedule": value} for value in ("linear", "cosine")],
     "cfg_min_p 0.04 and cfg_schedule": [{"cfg_min_p": 0.04, "cfg_schedule": value} for value in ("linear", "cosine")],
 }
-CAPTIONS, PER_CAPTION, PER_CLASS = 50, 4, 4
+CAPTIONS, PER_CAPTION, PER_CLASS = 50, 4, 3
 CAPTION_SEED = 20261129
 
 
