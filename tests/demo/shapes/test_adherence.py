@@ -13,13 +13,13 @@ from demo.shapes.captions import held_out_captions
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
-def test_images_show_their_captions_and_guidance_helps(demo_url: str) -> None:
+def test_images_show_their_captions_also_where_plain_guidance_fails(demo_url: str) -> None:
     judge = CaptionJudge(held_out_captions(48))
-    guided, strong = measure(demo_url, judge), measure(demo_url, judge, cfg_scale=7.5)
-    plain = measure(demo_url, judge, cfg_scale=1, cfg_min_p=0)
-    assert guided["all"] >= 0.9, guided
-    assert strong["all"] >= 0.85, strong
-    assert guided["all"] > plain["all"]
+    default, strong = measure(demo_url, judge), measure(demo_url, judge, cfg_scale=7.5)
+    plain = measure(demo_url, judge, cfg_scale=7.5, cfg_min_p=0, cfg_schedule="constant")
+    assert default["all"] >= 0.9, default
+    assert strong["all"] >= 0.9, strong
+    assert plain["all"] < 0.2, plain
 
 
 def test_seeds_give_different_images_where_the_caption_leaves_freedom(demo_url: str) -> None:
