@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from scripts.gpu_report import __main__ as gpu_report
@@ -23,6 +22,7 @@ from scripts.gpu_report import machine as gpu_machine
 from scripts.gpu_report.parity import read_junit
 from scripts.gpu_report.parts import FULL, LIMIT_S, TINY, Part, all_parts
 from scripts.gpu_report.running import ROOT, read_record, run_part
+from tests.helpers.waiting import has_ended
 
 from llamagen_server.bench.engine_options import EngineOptions
 from llamagen_server.cli import bench_engine, bench_http
@@ -186,7 +186,7 @@ def test_no_process_outlives_its_part(tmp_path: Path, end: str, status: str) -> 
     assert run_part(starts, tmp_path, MACHINE)["status"] == status
     assert time.monotonic() - start < 30
     child = int(pid_file.read_text())
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert has_ended(child)
 
 
 # The command
@@ -252,7 +252,7 @@ def test_ctrl_c_ends_the_part_and_leaves_those_that_are_done(
     thread.join()
     assert (status, statuses(report)) == (130, {"good": "done", "waits": "not run"})
     child = int(pid_file.read_text())
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert has_ended(child)
 
 
 def test_only_figures_of_a_gpu_go_to_docs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 def test_images_show_their_captions_also_where_plain_guidance_fails(demo_url: str) -> None:
-    judge = CaptionJudge(held_out_captions(48))
+    judge = CaptionJudge(held_out_captions(64))
     default, strong = measure(demo_url, judge), measure(demo_url, judge, cfg_scale=7.5)
     plain = measure(demo_url, judge, cfg_scale=7.5, cfg_min_p=0, cfg_schedule="constant")
     assert default["all"] >= 0.9, default

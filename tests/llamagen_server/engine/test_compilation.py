@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
+from tests.helpers.waiting import has_ended
 
 from llamagen_server.engine import compilation, folders
 from llamagen_server.engine.compilation import CACHE, PRECOMPILED_HEADERS, CompilationError
@@ -100,13 +100,6 @@ def test_a_file_that_is_no_program(compiler: Compiler, tmp_path: Path) -> None:
     compiler("")
     (tmp_path / "wrapper").write_bytes(b"\x7fELF\0garbage")
     assert obstacle().endswith("/wrapper does not work (Exec format error)")
-
-
-def has_ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @needs_compiler
