@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from vllm import ModelRegistry
 
 from llamagen_server.engine.environment import engine_environment
+from vllm_llamagen import register
 from vllm_llamagen.config import LlamaGenConfig
 from vllm_llamagen.engine_settings import LlamaGenSettings
 from vllm_llamagen.guidance_counts import EXTENSION
@@ -77,3 +80,15 @@ def test_the_model_runner_decides_the_processor() -> None:
 def test_a_number_of_workers_that_cannot_share_the_heads_is_refused(class_model_dir: Path) -> None:
     with pytest.raises(ValidationError, match="--tensor-parallel-size is 3, must be one of 1, 2, 4"):
         assemble(class_model_dir, tensor_parallel_size=3)
+
+
+def test_no_process_is_started_to_inspect_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))  # what vLLM has learnt from such a process before
+
+    def process(*_: object, **__: object) -> None:
+        raise AssertionError("a process")
+
+    monkeypatch.setattr(subprocess, "run", process)
+    register()
+    registered = ModelRegistry.models["LlamaGenForCausalLM"]
+    assert registered.inspect_model_cls().architecture == "LlamaGenForCausalLM"

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llamagen_server.engine import compilation, container, folders, placement
+from llamagen_server.engine import compilation, container, cpu, folders, placement
 from llamagen_server.engine.environment import (
     CPU_ENGINE_DEFAULTS,
     EAGER_CPU_ENGINE_DEFAULTS,
@@ -225,6 +225,8 @@ def _compile_or_run_eager(args: argparse.Namespace) -> dict[str, str]:
     """Makes the engine eager where torch.compile does not work. Returns the variables that torch.compile needs."""
     if args.enforce_eager:
         return {}
+    # vLLM sets 1, as Triton's compilers would be processes; those of C++ are called from threads.
+    args.compilation_config.inductor_compile_config.setdefault("compile_threads", cpu.cores())
     try:
         return compilation.environment()
     except compilation.CompilationError as error:

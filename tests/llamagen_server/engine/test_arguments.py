@@ -11,7 +11,7 @@ import pytest
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from llamagen_server.cli import serve
-from llamagen_server.engine import compilation, container
+from llamagen_server.engine import compilation, container, cpu
 from llamagen_server.engine.arguments import CONTAINER_WORKER, CPU_WORKER, default_flags, plan_engine
 from llamagen_server.engine.environment import engine_environment
 from llamagen_server.engine.frontend_flags import REFUSED
@@ -46,6 +46,7 @@ def test_an_engine_is_eager_where_nothing_can_be_compiled(
     compiled = plan_engine(default_flags(), str(class_model_dir), config)
     assert not compiled.arguments.enforce_eager
     assert compiled.environment["FOR_THE_COMPILER"] == "1"
+    assert compiled.arguments.compilation_config.inductor_compile_config["compile_threads"] == cpu.cores()
     assert "TORCHDYNAMO_DISABLE" not in compiled.environment
     asked = plan_engine(default_flags(enforce_eager=True), str(class_model_dir), config)
     assert asked.environment["TORCHDYNAMO_DISABLE"] == "1"
