@@ -25,7 +25,7 @@ from tests.helpers.training import (
     check_that_the_loss_falls,
 )
 
-from demo.shapes import train_vq
+from demo.shapes import train_edges, train_vq
 from llamagen_server.pipeline import build as loading
 from llamagen_tokenizer.config import VQConfig
 from llamagen_tokenizer.model import VQModel
@@ -37,7 +37,8 @@ TINY_VQ = VQConfig(len(patch_table()), 8, (1, 1, 1), (2, 1, 1), z_channels=32, c
 @pytest.fixture(autouse=True)
 def small_and_seeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(train_vq, "CONFIG", TINY_VQ)
-    monkeypatch.setattr(train_vq, "BATCHES", {4: 2, 8: 2, 16: 1})
+    for module in (train_vq, train_edges):
+        monkeypatch.setattr(module, "BATCHES", {4: 2, 8: 2, 16: 1})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # repeatable sums; a run never chooses more
     torch.manual_seed(0)
@@ -70,7 +71,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make: MakeTrainer, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("make", "steps"), [(vq_trainer, 20), (edge_trainer, 10), (ar_trainer, 60)])
+@pytest.mark.parametrize(("make", "steps"), [(vq_trainer, 20), (edge_trainer, 40), (ar_trainer, 60)])
 def test_loss_falls(make: MakeTrainer, steps: int) -> None:
     check_that_the_loss_falls(make, steps)
 
