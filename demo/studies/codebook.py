@@ -32,6 +32,7 @@ from torch import Tensor
 from demo.emoji import scenes as emoji
 from demo.shapes import scenes as shapes
 from demo.studies.codebook_plots import plot_all, table
+from demo.studies.files import read_results
 from demo.training import LOG_FORMAT, Budget, Trainer
 from demo.vq_init import pair_output_channels, start_as_identity
 from demo.vq_objective import start_official, vq_losses
@@ -217,11 +218,6 @@ def all_runs(args: argparse.Namespace) -> Iterator[Run]:
     for (data, l2_norm), seed, size, dim in product(kinds, args.seeds, args.sizes, args.dims):
         if data in args.data:
             yield Run(data, l2_norm, seed, dim, size)
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """Reads the results of finished runs, one JSON object a line; none if the file is missing."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def identity(result: dict[str, Any]) -> tuple[Any, ...]:

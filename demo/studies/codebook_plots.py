@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from demo.studies.files import save_plot
 from llamagen_server.image_files.figure import figure_class
 
 Result = dict[str, Any]
@@ -27,14 +28,14 @@ FIGURES: dict[str, Callable[[Result], float]] = {
 
 
 def plot_all(results: Sequence[Result], out: Path) -> None:
-    """Writes ``codebook-use.png``, ``codebook-dead.png`` and ``codebook-spectrum.png``.
+    """Writes ``codebook-use.svg``, ``codebook-dead.svg`` and ``codebook-spectrum.svg``.
 
     Raises:
         ValueError: matplotlib is missing.
     """
-    plot_use(results, out / "codebook-use.png")
-    plot_dead(results, out / "codebook-dead.png")
-    plot_spectrum(results, out / "codebook-spectrum.png")
+    plot_use(results, out / "codebook-use.svg")
+    plot_dead(results, out / "codebook-dead.svg")
+    plot_spectrum(results, out / "codebook-spectrum.svg")
 
 
 def plot_use(results: Sequence[Result], path: Path) -> None:
@@ -59,7 +60,7 @@ def plot_use(results: Sequence[Result], path: Path) -> None:
     for axes in rows[-1]:
         axes.set_xlabel("vectors in the codebook")
     rows[0][0].legend()
-    figure.savefig(path, dpi=80)
+    save_plot(figure, path)
 
 
 def plot_dead(results: Sequence[Result], path: Path) -> None:
@@ -95,7 +96,7 @@ def _plot_largest(
         axes.set(title=f"{KINDS[kind]}, {size} vectors", xlabel=x_label, ylim=(0, 1.02))
     row[0].set_ylabel(y_label)
     row[0].legend()
-    figure.savefig(path, dpi=80)
+    save_plot(figure, path)
 
 
 def table(results: Sequence[Result]) -> str:

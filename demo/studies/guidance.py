@@ -24,7 +24,7 @@ import numpy as np
 
 from demo.judges import CaptionJudge, ClassJudge, Judge, variety
 from demo.shapes.captions import held_out_captions
-from demo.studies.codebook import read_results
+from demo.studies.files import read_results, save_plot
 from demo.training import LOG_FORMAT
 from llamagen_server import ImageEngine, ImageRequest
 from llamagen_server.evaluation.settings import file_sha256
@@ -121,7 +121,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_ylabel("images that are right")
     for axes in rows[-1]:
         axes.set_xlabel("variety: share of pixels that differ")
-    figure.savefig(path, dpi=80)
+    save_plot(figure, path)
 
 
 def pareto_front(results: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
@@ -168,7 +168,7 @@ def main() -> None:
                 file.write(json.dumps(results[-1]) + "\n")
                 file.flush()
                 logger.info("%s", results[-1])
-    plot(results, path.with_suffix(".png"))
+    plot(results, path.with_suffix(".svg"))
     print(table(results))
 
 

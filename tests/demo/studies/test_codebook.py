@@ -29,10 +29,10 @@ def test_a_small_study_is_resumed_and_plotted(tmp_path: Path, monkeypatch: pytes
     for result in both:
         assert 1 <= result["perplexity"] <= result["used"] <= 64  # type: ignore[operator]
         assert 5 < result["psnr"] < 30  # type: ignore[operator]
-    assert {p.name for p in tmp_path.glob("*.png")} == {
-        "codebook-use.png",
-        "codebook-dead.png",
-        "codebook-spectrum.png",
+    assert {p.name for p in tmp_path.glob("*.svg")} == {
+        "codebook-use.svg",
+        "codebook-dead.svg",
+        "codebook-spectrum.svg",
     }
 
 

@@ -62,7 +62,7 @@ def test_a_small_study_is_resumed_and_plotted(
     RenderingEngine.requests.clear()
     guidance.main()
     assert not RenderingEngine.requests
-    assert results.with_suffix(".png").stat().st_size > 10_000
+    assert results.with_suffix(".svg").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "| plain guidance |" in printed
     assert "9.000" not in printed, "results of other weights or of fewer images"
