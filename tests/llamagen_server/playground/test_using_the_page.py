@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from demo.playground_picture import photograph
+from demo.playground_screenshot import screenshot
 from PIL import Image
 from playwright.sync_api import Page, expect
 from tests.llamagen_server.playground.page_actions import (
@@ -67,7 +67,7 @@ def test_the_same_seed_at_several_guidance_scales(page: Page, scenario: Scenario
 
 
 def test_the_picture_of_the_readme_shows_the_strip(page: Page, page_url: str, tmp_path: Path) -> None:
-    photograph(page, page_url, "a red circle", 5, tmp_path / "page.png")
+    screenshot(page, page_url, "a red circle", 5, tmp_path / "page.png")
     expect(page.locator(".finished")).to_have_count(4)
     with Image.open(tmp_path / "page.png") as picture:
         assert picture.size == (1280, 620)

@@ -1,7 +1,7 @@
-"""Photographs the playground after a click on "Guidance": the same seed at several scales.
+"""Takes a screenshot of the playground after a click on "Guidance": the same seed at several scales.
 
     make serve                  # in another terminal
-    python -m demo.playground_picture "a large pink triangle above a small yellow circle on navy" --seed 3
+    python -m demo.playground_screenshot "a large pink triangle above a small yellow circle on navy" --seed 3
 
 It needs playwright (`make dev`) and Chromium, and writes ``docs/playground.png``.
 """
@@ -19,8 +19,8 @@ WIDTH, HEIGHT = 1280, 620
 """Size of the browser's window in pixels."""
 
 
-def photograph(page: Page, url: str, condition: str, seed: int, out: Path) -> None:
-    """Generates an image of a prompt or a class on the page, then its guidance strip, and photographs that."""
+def screenshot(page: Page, url: str, condition: str, seed: int, out: Path) -> None:
+    """Generates an image of a prompt or a class on the page, then its guidance strip, and takes a screenshot."""
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     page.goto(url)
     page.get_by_label("Seed", exact=True).fill(str(seed))
@@ -44,7 +44,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page()
-        photograph(page, args.url, args.condition, args.seed, args.out)
+        screenshot(page, args.url, args.condition, args.seed, args.out)
         browser.close()
 
 
