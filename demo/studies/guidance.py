@@ -55,6 +55,8 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
 }
 CAPTIONS, PER_CAPTION, PER_CLASS = 50, 4, 3
 CAPTION_SEED = 20261129
+MIN_RIGHT = 0.1
+"""Share of right images below which their variety means nothing: there are hardly two of a condition."""
 
 
 def settings(quick: bool) -> Iterator[dict[str, Any]]:
@@ -98,9 +100,12 @@ def measure(judge: Judge, images: np.ndarray) -> dict[str, float]:
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Plots a curve over the scales for each change of each family: how right against how varied (a Pareto plot).
 
+    Results below `MIN_RIGHT` are left out.
+
     Raises:
         ValueError: matplotlib is missing.
     """
+    results = [r for r in results if r["all"] >= MIN_RIGHT]
     families = [family for family in FAMILIES if family != "plain"]
     columns = -(-len(families) // 2)
     figure = figure_class()(figsize=(5 * columns, 8), layout="constrained")
@@ -139,10 +144,15 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines = ["| | " + " | ".join(f"{scale:g}" for scale in scales) + " |", "|" + "---|" * (len(scales) + 1)]
     for family in dict.fromkeys(r["family"] for r in results):
         for change in FAMILIES[family]:
-            cells = {r["cfg_scale"]: f"{r['all']:.3f} ({r['variety']:.2f})" for r in curve_of(results, family, change)}
+            cells = {r["cfg_scale"]: _cell(r) for r in curve_of(results, family, change)}
             name = " ".join(f"`{name}` {value}" for name, value in change.items()) or "plain guidance"
             lines.append(f"| {name} | " + " | ".join(cells.get(scale, "") for scale in scales) + " |")
     return "\n".join(lines)
+
+
+def _cell(result: dict[str, Any]) -> str:
+    variety = f" ({result['variety']:.2f})" if result["all"] >= MIN_RIGHT else ""
+    return f"{result['all']:.3f}{variety}"
 
 
 def main() -> None:
