@@ -117,11 +117,6 @@ RUN mkdir /tmp/warm \
 USER 10001:0
 
 
-# Last, so that it is the default target. Nothing is compiled in it, but vLLM keeps what it found out about the model.
+# Last, so that it is the default target. Nothing is compiled in it: models run eagerly.
 FROM cpu-base AS cpu
-USER 0
-RUN mkdir /tmp/warm \
-    && HOME=/tmp/warm TMPDIR=/tmp/warm XDG_CACHE_HOME=/opt/cache \
-        python3 -c "from llamagen_server import ImageEngine; ImageEngine().close()" \
-    && chmod -R a+rX /opt/cache && rm -rf /tmp/warm
 USER 10001:0

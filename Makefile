@@ -18,8 +18,8 @@ serve: runtime ## serve MODEL over HTTP (default: the embedded demo model)
 image: ## build the container image llamagen-serve:DEVICE (default: cpu) with docker, or CONTAINER=podman
 	$(CONTAINER) build --target $(or $(DEVICE),cpu) -t llamagen-serve:$(or $(DEVICE),cpu) $(ARGS) .
 
-# Tests that start vLLM share an engine, the others share the cores: one thread each, as OpenBLAS is ten times slower
-# where several processes have a thread for each core.
+# Tests that start vLLM run in two processes, which share an engine each. The others share the cores, with one thread in
+# each process: OpenBLAS is ten times slower where several have a thread for each core.
 test: dev ## run the tests (ARGS='-m "not engine"' leaves out those that start vLLM, ARGS='-m long' runs the long ones)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from demo.judges import CaptionJudge, ClassJudge, Judge, variety
-from demo.shapes.captions import NUM_TEST_CAPTIONS, held_out_captions
+from demo.shapes.captions import NUM_TEST_CAPTIONS, TEST_SEED, held_out_captions
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of the server")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales")
     parser.add_argument("--captions", type=int, default=NUM_TEST_CAPTIONS, help="number of captions, for the text demo")
+    parser.add_argument("--caption-seed", type=int, default=TEST_SEED, help="another one makes other captions")
     parser.add_argument("--images", type=int, help="images per caption or class (default: 1 per caption, 5 per class)")
     for name, kind in SETTINGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the model's")
@@ -96,7 +97,7 @@ def main() -> None:
     settings = {name: value for name, value in settings.items() if value is not None}
     [model, *_] = httpx.get(f"{args.url}/v1/models", timeout=60).raise_for_status().json()["data"]
     condition = model["condition"]
-    judge = ClassJudge() if condition == "class" else CaptionJudge(held_out_captions(args.captions))
+    judge = ClassJudge() if condition == "class" else CaptionJudge(held_out_captions(args.captions, args.caption_seed))
     per_condition = args.images or (5 if condition == "class" else 1)
     results = {}
     for scale in args.scales:

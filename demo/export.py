@@ -1,6 +1,6 @@
 """Writes the trained models in the official checkpoint format, as input for ``llamagen convert``.
 
-    python -m demo.export --vq demo/runs/vq128/checkpoint.pt --ar demo/runs/ar/checkpoint.pt --out demo/runs/export
+    python -m demo.export --vq demo/runs/edges/checkpoint.pt --ar demo/runs/ar2/checkpoint.pt --out demo/runs/export
     python -m demo.export --vq demo/runs/emoji-vq64/checkpoint.pt --ar demo/runs/emoji-ar/checkpoint.pt \
         --out demo/runs/emoji-export
 

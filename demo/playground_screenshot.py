@@ -1,7 +1,7 @@
 """Takes a screenshot of the playground after a click on "Guidance": the same seed at several scales.
 
     make serve                  # in another terminal
-    python -m demo.playground_screenshot "a large pink triangle above a small yellow circle on navy" --seed 3
+    python -m demo.playground_screenshot
 
 It needs playwright (`make dev`) and Chromium, and writes ``docs/playground.png``.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 OUT = Path(__file__).parents[1] / "docs/playground.png"
+PROMPT, SEED = "a large pink triangle above a small yellow circle on navy", 3
 WIDTH, HEIGHT = 1280, 620
 """Size of the browser's window in pixels."""
 
@@ -36,8 +37,8 @@ def screenshot(page: Page, url: str, condition: str, seed: int, out: Path) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("condition", help="a prompt, or the name of a class")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("condition", nargs="?", default=PROMPT, help="a prompt, or the name of a class")
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of the server")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()

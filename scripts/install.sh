@@ -106,8 +106,10 @@ pip_or_die() {
   die "pip failed; the whole output is in $log"
 }
 
-# From 25 on pip reads an index in half the time. The environment's own does, where it finds no other.
-renew_pip() { pip_install 'pip>=25' || true; }
+# From 25 on pip reads an index in half the time. Without a newer one in the index, the bundled one is kept.
+renew_pip() {
+  "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check 'pip>=25,<27' >/dev/null 2>&1 || true
+}
 
 # On all cores. Left out is what is never imported: tests, and the models of transformers but T5. A file that a package
 # ships for a newer Python does not compile, which is no failure of the install.
@@ -193,7 +195,7 @@ for part in ${parts#runtime}; do
   "install_$part"
   echo "${!name}" >"$venv/.llamagen-$part"
 done
+rm -f "$unfinished" # what follows only makes the first start quicker
 say "bytecode"
 compile_bytecode
-rm -f "$unfinished"
 say "done"

@@ -28,8 +28,8 @@ def encode_scenes(model: VQModel, cache: Path, count: int = COUNT, seed: int = 0
     Returns:
         Class ids, int64 [count], and codes, int64 [count, tokens].
     """
-    codebook = hashlib.sha256(model.quantize.embedding.weight.numpy().tobytes()).hexdigest()
-    made = {"count": count, "seed": seed, "codebook": codebook}
+    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
+    made = {"count": count, "seed": seed, "weights": weights}
     if (stored := load_checkpoint(cache)) and made.items() <= stored.items():
         return stored["class_ids"].long(), stored["codes"].long()
     rng = random.Random(seed)

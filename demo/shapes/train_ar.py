@@ -35,6 +35,8 @@ from demo.training import Budget, Trainer, autocast, muon_and_adamw, run, set_up
 
 CONFIG = GPTConfig(vocab_size=len(patch_table()))
 BATCH = 64
+KEPT_RELATIONS = 0.4
+"""Share of sampled captions with a relation that are used."""
 
 
 class TextToImage(nn.Module):
@@ -109,12 +111,15 @@ class ARTrainer(Trainer):
         return scene
 
     def _caption(self, scene: Scene) -> str:
-        """Samples a caption. Two objects often lack a relation: then only the words say which has which colour."""
+        """Samples a caption. Two objects often lack a relation: then only the words say which has which colour.
+
+        In the second run, these name the objects in the order of their image tokens.
+        """
         while True:
             caption = sample_caption(self.rng, scene)
             if all(a.kind != "relation" for a in caption.attributes):
                 return sample_caption(self.rng, in_token_order(scene)).text if self.ordered else caption.text
-            if self.rng.random() < 0.4:
+            if self.rng.random() < KEPT_RELATIONS:
                 return caption.text
 
 

@@ -1,6 +1,6 @@
 """Trains what decodes the edges: the two largest levels of the image tokenizer's decoder. All other weights stay.
 
-    python -m demo.shapes.train_edges --from demo/runs/vq128/checkpoint.pt --out demo/runs/vq128-edges --steps 600
+    python -m demo.shapes.train_edges --from demo/runs/vq128/checkpoint.pt --out demo/runs/edges --steps 600
 
 After `demo.shapes.train_vq`, small squares still have round corners, and two objects that almost touch run together. A
 step for these levels alone takes a third of the time of one for the whole network.
@@ -19,6 +19,7 @@ from demo.shapes.patches import patch_table
 from demo.shapes.scenes import render, sample_scene
 from demo.shapes.train_vq import BATCHES, prepare, reconstruction_loss
 from demo.training import Budget, Trainer, run, set_up, training_parser
+from llamagen_tokenizer.checkpoint import load_vq
 from llamagen_tokenizer.model import VQModel
 
 LEVELS = 2
@@ -48,10 +49,17 @@ class EdgeTrainer(Trainer):
 
 def main() -> None:
     parser = training_parser(__doc__, peak_lr=5e-4)
-    parser.add_argument("--from", dest="trained", type=Path, required=True, help="checkpoint of the image tokenizer")
+    parser.add_argument(
+        "--from",
+        dest="trained",
+        type=Path,
+        required=True,
+        help="the image tokenizer: a checkpoint, or vq/ of a model directory",
+    )
     args = parser.parse_args()
     set_up(args)
-    run(EdgeTrainer(load_trained_vq(args.trained), Budget(args.steps, args.minutes), args.seed, args.lr), args.out)
+    load = load_vq if args.trained.is_dir() else load_trained_vq
+    run(EdgeTrainer(load(args.trained).float(), Budget(args.steps, args.minutes), args.seed, args.lr), args.out)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+from llamagen_server.evaluation.settings import file_sha256
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Reads results, one JSON object a line; none if the file is missing."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def weights_sha256(model: Path) -> str:
+    """Returns a checksum of all weights of a model directory."""
+    sums = [file_sha256(file) for file in sorted(model.rglob("*.safetensors"))]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def save_plot(figure: Any, path: Path) -> None:

@@ -24,10 +24,9 @@ import numpy as np
 
 from demo.judges import CaptionJudge, ClassJudge, Judge, variety
 from demo.shapes.captions import held_out_captions
-from demo.studies.files import read_results, save_plot
+from demo.studies.files import read_results, save_plot, weights_sha256
 from demo.training import LOG_FORMAT
 from llamagen_server import ImageEngine, ImageRequest
-from llamagen_server.evaluation.settings import file_sha256
 from llamagen_server.image_files.figure import figure_class
 from llamagen_server.pipeline.build import open_model
 
@@ -167,7 +166,7 @@ def main() -> None:
     is_text = model.config.condition == "text"
     judge = CaptionJudge(held_out_captions(4 if args.quick else CAPTIONS, CAPTION_SEED)) if is_text else ClassJudge()
     per_condition = 2 if args.quick else PER_CAPTION if is_text else PER_CLASS
-    same = {"weights": file_sha256(model.path / "model.safetensors"), "images": len(judge.conditions) * per_condition}
+    same = {"weights": weights_sha256(model.path), "images": len(judge.conditions) * per_condition}
     path = args.out / f"guidance-{'text' if is_text else 'class'}.jsonl"
     results = [result for result in read_results(path) if same.items() <= result.items()]
     done = [parameters(result) for result in results]

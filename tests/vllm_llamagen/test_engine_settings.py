@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,7 +62,11 @@ def test_a_worker_extension_of_the_user_stays_and_is_reported_once(
 
 def test_the_model_runner_decides_the_processor() -> None:
     model = SimpleNamespace(
-        hf_config=LlamaGenConfig(), logits_processors=None, logprobs_mode="raw_logprobs", max_model_len=257
+        hf_config=LlamaGenConfig(),
+        logits_processors=None,
+        logprobs_mode="raw_logprobs",
+        max_model_len=257,
+        try_get_generation_config=dict,
     )
     config: Any = SimpleNamespace(
         model_config=model,
@@ -92,3 +98,22 @@ def test_no_process_is_started_to_inspect_the_model(monkeypatch: pytest.MonkeyPa
     register()
     registered = ModelRegistry.models["LlamaGenForCausalLM"]
     assert registered.inspect_model_cls().architecture == "LlamaGenForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"cfg_min_p": 1.5}, "generation_config.json: cfg_min_p is 1.5, must be a number from 0 to 1"),
+        ({"cfg_min_p": "0.1"}, "generation_config.json: cfg_min_p is '0.1', must be a number"),
+        ({"cfg_schedule": "up"}, "generation_config.json: cfg_schedule is 'up', must be one of constant, linear"),
+        ({"cfg_interval": None}, "generation_config.json: cfg_interval is None, must be an integer"),
+    ],
+)
+def test_defaults_of_the_model_are_checked_before_an_engine_starts(
+    class_model_dir: Path, tmp_path: Path, stored: dict[str, Any], message: str
+) -> None:
+    model_dir = tmp_path / "model"
+    shutil.copytree(class_model_dir, model_dir)
+    (model_dir / "generation_config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValidationError, match=message):
+        assemble(model_dir)

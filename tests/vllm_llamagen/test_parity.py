@@ -279,7 +279,7 @@ def test_log_probabilities_of_the_branches_need_their_columns(class_model: Golde
 
 @pytest.mark.parametrize("name", ["class_model", "text_model"])
 def test_implausible_codes_are_excluded_before_mixing(request: pytest.FixtureRequest, name: str) -> None:
-    """Logits of reference steps, each request with a floor of its own, some with none; also beside forced tokens."""
+    """Logits of reference steps, each request with a cfg_min_p of its own, some with 0; also beside forced tokens."""
     model: Golden = request.getfixturevalue(name)
     expected = model.expected
     count = expected["cond_logits"].shape[1]
@@ -287,15 +287,15 @@ def test_implausible_codes_are_excluded_before_mixing(request: pytest.FixtureReq
     prompts, params, wanted = [], [], []
     for row, step in enumerate(steps[:24]):
         conditional, unconditional = expected["cond_logits"][0][row], expected["uncond_logits"][0][row]
-        floor, scale = (0.0, 0.05, 0.3, 1.0)[row % 4], (1.0, 4.0, 7.5)[row % 3]
+        min_p, scale = (0.0, 0.05, 0.3, 1.0)[row % 4], (1.0, 4.0, 7.5)[row % 3]
         prompts.append(model.prompt(0, expected["codes"][0][:step]))
-        guidance = {"cfg_scale": scale, "cfg_min_p": floor, "branch_logprobs": row % 8 == 1}
+        guidance = {"cfg_scale": scale, "cfg_min_p": min_p, "branch_logprobs": row % 8 == 1}
         number = 2 if row % 8 == 1 else -1
         params.append(
             SamplingParams(temperature=0, max_tokens=1, logprobs=number, detokenize=False, extra_args=guidance)
         )
         probabilities = conditional.softmax(-1)
-        kept = probabilities >= floor * probabilities.max()
+        kept = probabilities >= min_p * probabilities.max()
         mixed = unconditional + scale * (conditional - unconditional)
         wanted.append(mixed.masked_fill(~kept, -math.inf))
     outputs = model.llm.generate(prompts, params, use_tqdm=False)

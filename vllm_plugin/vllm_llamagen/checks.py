@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm_llamagen.guidance import default_guidance
+
 if TYPE_CHECKING:
     from vllm_llamagen.config import LlamaGenConfig
     from vllm_llamagen.vllm_compat import VllmConfig
@@ -54,9 +56,10 @@ def check_engine(vllm_config: VllmConfig) -> None:
 
     Raises:
         ValueError: the matching logits processor is not configured, log-probabilities would be computed before it,
-            speculative decoding is not that of `decode_window`, or as `check_tensor_parallel`.
+            speculative decoding is not that of `decode_window`, or as `check_tensor_parallel` and `default_guidance`.
     """
     model_config = vllm_config.model_config
+    default_guidance(vllm_config)
     check_tensor_parallel(model_config.hf_config, vllm_config.parallel_config.tensor_parallel_size)
     needed = logits_processor(model_config.hf_config.cfg_branches, vllm_config.use_v2_model_runner)
     configured = [

@@ -25,6 +25,7 @@ and 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
 
     from vllm_llamagen.vllm_compat import VllmConfig
+
+
+MODEL_FIELDS = ("cfg_scale", "cfg_interval", "cfg_schedule", "cfg_min_p")
+"""Fields that a model directory's ``generation_config.json`` can have."""
 
 
 class Guidance(NamedTuple):
@@ -56,7 +61,15 @@ class Guidance(NamedTuple):
         Raises:
             ValueError: a value is not allowed; the message names it.
         """
-        args = params.extra_args or {}
+        return cls.from_values(params.extra_args or {}, default)
+
+    @classmethod
+    def from_values(cls, args: Mapping[str, Any], default: Guidance) -> Guidance:
+        """Reads and checks the values of ``extra_args`` or of a ``generation_config.json``.
+
+        Raises:
+            ValueError: a value is not allowed; the message names it.
+        """
         scale, interval = args.get("cfg_scale", default.scale), args.get("cfg_interval", default.interval)
         schedule, start_index = args.get("cfg_schedule", default.schedule), args.get("start_index", 0)
         min_p = args.get("cfg_min_p", default.min_p)
@@ -99,12 +112,18 @@ class Guidance(NamedTuple):
 
 
 def default_guidance(vllm_config: VllmConfig) -> Guidance:
-    """Returns the guidance of requests that set none: the model directory's."""
+    """Returns the guidance of requests that set none: the model directory's.
+
+    Raises:
+        ValueError: its ``generation_config.json`` has a value that is not allowed.
+    """
     stored = vllm_config.model_config.try_get_generation_config()
+    try:
+        guidance = Guidance.from_values({name: stored[name] for name in MODEL_FIELDS if name in stored}, Guidance())
+    except ValueError as error:
+        raise ValueError(f"generation_config.json: {error}") from None
     has_guidance = vllm_config.model_config.hf_config.cfg_branches == 2
-    scale = float(stored.get("cfg_scale", 1.0)) if has_guidance else 1.0
-    interval, schedule = stored.get("cfg_interval", -1), stored.get("cfg_schedule", "constant")
-    return Guidance(scale, interval, schedule, min_p=float(stored.get("cfg_min_p", 0.0)))
+    return guidance if has_guidance else guidance._replace(scale=1.0)
 
 
 def _is_number(value: Any, kind: Any) -> bool:

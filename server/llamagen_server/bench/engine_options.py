@@ -33,7 +33,7 @@ class EngineOptions:
     cfg_scale: float = 4.0
     """Guidance scale; 1 runs a single branch."""
     cfg_min_p: float = 0.0
-    """Above 0, the engine is also timed with this floor of a code's conditional probability."""
+    """Above 0, the engine is also timed with this ``cfg_min_p`` of all requests."""
     top_k: int = 2000
     dtype: str = "auto"
     enforce_eager: bool = False

@@ -49,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=default.cfg_min_p,
         metavar="P",
-        help="also time the engine with this floor of a code's conditional probability; the two alternate (default: 0, "
-        "which does not)",
+        help="also time the engine with this cfg_min_p of all requests; the two alternate (default: 0, which does not)",
     )
     add("--top-k", type=int, default=default.top_k, help="0 keeps every code (default: %(default)s)")
     add(

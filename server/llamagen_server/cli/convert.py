@@ -87,9 +87,9 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 def _add_sampling_defaults(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--cfg-scale", type=float, metavar="S", help="default guidance scale (default: 4.0 for classes, 7.5 for text)")
-    add("--cfg-min-p", type=float, metavar="P", help="default floor of a code's conditional probability (default: 0)")
-    add("--cfg-interval", type=int, metavar="K", help="default last guided step, -1 guides every token (default: -1)")
-    add("--cfg-schedule", choices=SCHEDULES, help="default course of the scale over the image (default: constant)")
+    add("--cfg-min-p", type=float, metavar="P", help="default cfg_min_p, from 0 (keeps every code) to 1 (default: 0)")
+    add("--cfg-interval", type=int, metavar="K", help="by default guide image tokens 0 to K + 1; -1: all (default: -1)")
+    add("--cfg-schedule", choices=SCHEDULES, help="default scale over the image (default: constant)")
     add("--temperature", type=float, metavar="T", help="default temperature (default: 1.0)")
     add("--top-k", type=int, metavar="K", help="default top-k, 0 is off (default: 2000 for classes, 1000 for text)")
     add("--top-p", type=float, metavar="P", help="default top-p (default: 1.0)")

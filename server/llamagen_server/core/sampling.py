@@ -55,10 +55,10 @@ class SamplingDefaults:
                 raise ValueError(f"{name} is {value!r}, must be a number from 0 to {most:g}")
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}, must be above 0 and at most 1")
-        for name, off in (("top_k", 0), ("cfg_interval", -1)):
+        for name, least, meaning in (("top_k", 0, "every code"), ("cfg_interval", -1, "every token")):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not off <= value <= MAX_INT:
-                raise ValueError(f"{name} is {value!r}, must be an integer from {off} (off)")
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_INT:
+                raise ValueError(f"{name} is {value!r}, must be an integer from {least} ({meaning})")
         if self.cfg_schedule not in SCHEDULES:
             raise ValueError(f"cfg_schedule is {self.cfg_schedule!r}, must be one of {', '.join(SCHEDULES)}")
 

@@ -34,6 +34,8 @@ CONTAINER_WORKER = "vllm_llamagen.cpu_worker.ContainerWorker"
 
 CPU_BLOCK_SIZE = 32
 """Tokens per KV-cache block on a CPU. Smallest supported block: wastes least KV cache at the end of an image."""
+MAX_COMPILE_THREADS = 8
+"""C++ compilers at a time in each worker."""
 GPU_BLOCK_SIZE = 16
 """Tokens per KV-cache block of vLLM on a GPU."""
 
@@ -134,7 +136,12 @@ def plan_engine(
         )
         ours, compiled = GPU_ENGINE_DEFAULTS, {}
     environment |= {name: value for name, value in ours.items() if not is_set_by_user(name)} | compiled
-    return EnginePlan(AsyncEngineArgs.from_cli_args(args), environment)
+    arguments = AsyncEngineArgs.from_cli_args(args)
+    if current_platform.is_cpu() and not args.enforce_eager:
+        # vLLM sets 1: Triton's kernels are compiled in processes. Those in C++, a dozen, are compiled from threads.
+        threads = max(1, min(MAX_COMPILE_THREADS, cpu.cores() // workers))
+        arguments.compilation_config.inductor_compile_config.setdefault("compile_threads", threads)
+    return EnginePlan(arguments, environment)
 
 
 def kv_cache_bytes(config: LlamaGenConfig, dtype: str, block_size: int) -> int:
@@ -225,8 +232,6 @@ def _compile_or_run_eager(args: argparse.Namespace) -> dict[str, str]:
     """Makes the engine eager where torch.compile does not work. Returns the variables that torch.compile needs."""
     if args.enforce_eager:
         return {}
-    # vLLM sets 1, as Triton's compilers would be processes; those of C++ are called from threads.
-    args.compilation_config.inductor_compile_config.setdefault("compile_threads", cpu.cores())
     try:
         return compilation.environment()
     except compilation.CompilationError as error:

@@ -46,7 +46,10 @@ def test_an_engine_is_eager_where_nothing_can_be_compiled(
     compiled = plan_engine(default_flags(), str(class_model_dir), config)
     assert not compiled.arguments.enforce_eager
     assert compiled.environment["FOR_THE_COMPILER"] == "1"
-    assert compiled.arguments.compilation_config.inductor_compile_config["compile_threads"] == cpu.cores()
+    assert compiled.arguments.compilation_config.inductor_compile_config["compile_threads"] == min(8, cpu.cores())
+    chosen = default_flags(compilation_config={"inductor_compile_config": {"compile_threads": 3}})
+    config_of = plan_engine(chosen, str(class_model_dir), config).arguments.compilation_config
+    assert config_of.inductor_compile_config["compile_threads"] == 3
     assert "TORCHDYNAMO_DISABLE" not in compiled.environment
     asked = plan_engine(default_flags(enforce_eager=True), str(class_model_dir), config)
     assert asked.environment["TORCHDYNAMO_DISABLE"] == "1"

@@ -180,6 +180,10 @@ CLASS_FAULTS = {
         write("generation_config.json", '{"cfg_schedule": "up"}'),
         "cfg_schedule is 'up', must be one of constant, linear, cosine",
     ),
+    "min_p": (
+        write("generation_config.json", '{"cfg_min_p": 1.5}'),
+        "generation_config.json: cfg_min_p is 1.5, must be a number from 0 to 1",
+    ),
     "top_p": (write("generation_config.json", '{"top_p": 0}'), "top_p is 0, must be above 0 and at most 1"),
     "label id": (write("labels.json", '{"10": "x"}'), "labels.json: '10' is not a class id, allowed are 0 to 9"),
     "label": (write("labels.json", '{"1": []}'), r"labels.json: class 1 has \[\], expected a name or a list of names"),

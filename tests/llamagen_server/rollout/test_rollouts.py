@@ -58,8 +58,8 @@ def guided_logprobs(
     conditional, unconditional = logits
     mixed = (unconditional + scales[:, None] * (conditional - unconditional)) / temperature
     probabilities = conditional.softmax(-1)
-    floor = cfg_min_p * probabilities.max(-1, keepdim=True).values
-    mixed = mixed.masked_fill(probabilities < floor, -math.inf)
+    least = cfg_min_p * probabilities.max(-1, keepdim=True).values
+    mixed = mixed.masked_fill(probabilities < least, -math.inf)
     if top_k:
         smallest = mixed.topk(top_k).values[:, -1:]
         mixed = mixed.masked_fill(mixed < smallest, -math.inf)

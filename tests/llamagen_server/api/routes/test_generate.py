@@ -139,6 +139,8 @@ async def test_the_file_itself(class_client: httpx.AsyncClient, ask: dict[str, A
         ({"prompt": "x", "cfg_scale": 1001}, "cfg_scale is 1001", "cfg_scale"),
         ({"prompt": "x", "cfg_interval": 2**70}, "cfg_interval is", "cfg_interval"),
         ({"prompt": "x", "cfg_schedule": "up"}, "cfg_schedule is 'up'", "cfg_schedule"),
+        ({"prompt": "x", "cfg_min_p": 1.5}, "cfg_min_p is 1.5: input should be less than or equal to 1", "cfg_min_p"),
+        ({"prompt": "x", "cfg_min_p": -0.1}, "cfg_min_p is -0.1", "cfg_min_p"),
         ({"prompt": "x", "temperature": -1}, "temperature is -1", "temperature"),
         ({"prompt": "x", "temperature": 2.1}, "temperature is 2.1", "temperature"),
         ({"prompt": "x", "top_k": 2**70}, "top_k is", "top_k"),
