@@ -28,16 +28,17 @@ def read(file: Path) -> tuple[str | None, np.ndarray]:
         return image.format, np.asarray(image)
 
 
-def test_every_class_of_the_class_demo_in_a_folder(tmp_path: Path) -> None:
-    classes = [word for class_id in range(len(CLASSES)) for word in ("--class-id", class_id)]
-    log = generate("--demo", "class", *classes, "-n", 2, "--seed", 7, "-o", tmp_path / "images")
+def test_classes_of_the_class_demo_in_a_folder(tmp_path: Path) -> None:
+    classes = range(0, len(CLASSES), 4)
+    words = [word for class_id in classes for word in ("--class-id", class_id)]
+    log = generate("--demo", "class", *words, "-n", 2, "--seed", 7, "-o", tmp_path / "images")
     files = sorted((tmp_path / "images").iterdir())
-    assert [file.name for file in files] == [f"{i:04}.png" for i in range(2 * len(CLASSES))]
+    assert [file.name for file in files] == [f"{i:04}.png" for i in range(2 * len(classes))]
     images = np.stack([read(file)[1] for file in files])
-    assert images.shape == (2 * len(CLASSES), 64, 64, 3)
-    assert "0127.png (seed 8)" in log
-    assert len({image.tobytes() for image in images}) > 1.8 * len(CLASSES)
-    right = classify(load_classifier(), images) == np.arange(len(CLASSES)).repeat(2)
+    assert images.shape == (2 * len(classes), 64, 64, 3)
+    assert "0031.png (seed 8)" in log
+    assert len({image.tobytes() for image in images}) > 1.8 * len(classes)
+    right = classify(load_classifier(), images) == np.repeat(classes, 2)
     assert right.mean() >= 0.85
 
 
