@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llamagen_server.evaluation.settings import file_sha256
+from llamagen_server.model_dir import ModelDir
+from llamagen_server.sample.settings import describe_weights
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -15,10 +16,9 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def weights_sha256(model: Path) -> str:
-    """Returns a checksum of all weights of a model directory."""
-    sums = [file_sha256(file) for file in sorted(model.rglob("*.safetensors"))]
-    return hashlib.sha256("".join(sums).encode()).hexdigest()
+def weights_sha256(model: ModelDir) -> str:
+    """Returns a checksum of all weights of a model."""
+    return hashlib.sha256(json.dumps(describe_weights(model)).encode()).hexdigest()
 
 
 def save_plot(figure: Any, path: Path) -> None:

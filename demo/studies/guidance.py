@@ -166,7 +166,7 @@ def main() -> None:
     is_text = model.config.condition == "text"
     judge = CaptionJudge(held_out_captions(4 if args.quick else CAPTIONS, CAPTION_SEED)) if is_text else ClassJudge()
     per_condition = 2 if args.quick else PER_CAPTION if is_text else PER_CLASS
-    same = {"weights": weights_sha256(model.path), "images": len(judge.conditions) * per_condition}
+    same = {"weights": weights_sha256(model), "images": len(judge.conditions) * per_condition}
     path = args.out / f"guidance-{'text' if is_text else 'class'}.jsonl"
     results = [result for result in read_results(path) if same.items() <= result.items()]
     done = [parameters(result) for result in results]

@@ -57,9 +57,7 @@ def describe_samples(
     chosen = {field: value for field, value in plan.sampling.items() if value is not None}
     settings: dict[str, Any] = {
         "model": name,
-        "weights_sha256": {file.name: file_sha256(file) for file in sorted(model.path.glob("*.safetensors"))},
-        "vq_sha256": {file.name: file_sha256(file) for file in sorted(model.vq_path.glob("*.safetensors"))},
-        **_describe_text_encoder(model),
+        **describe_weights(model),
         "num_images": plan.count,
         "first_seed": plan.first_seed,
         **asdict(model.defaults),
@@ -71,6 +69,15 @@ def describe_samples(
     if shard.of > 1:
         settings["shard"] = str(shard)
     return {**settings, "engine": dict(engine), "versions": _versions()}
+
+
+def describe_weights(model: ModelDir) -> dict[str, Any]:
+    """Returns the checksums of all weights, ready for JSON."""
+    return {
+        "weights_sha256": {file.name: file_sha256(file) for file in sorted(model.path.glob("*.safetensors"))},
+        "vq_sha256": {file.name: file_sha256(file) for file in sorted(model.vq_path.glob("*.safetensors"))},
+        **_describe_text_encoder(model),
+    }
 
 
 def describe_captions(name: str, plan: SamplePlan, truncates: bool) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_the_same_seed_at_several_guidance_scales(page: Page, scenario: Scenario
     assert int(shown_seed(page)) == seed
 
 
-def test_the_picture_of_the_readme_shows_the_strip(page: Page, page_url: str, tmp_path: Path) -> None:
+def test_the_screenshot_of_the_readme_shows_the_strip(page: Page, page_url: str, tmp_path: Path) -> None:
     screenshot(page, page_url, "a red circle", 5, tmp_path / "page.png")
     expect(page.locator(".finished")).to_have_count(4)
     with Image.open(tmp_path / "page.png") as picture:
